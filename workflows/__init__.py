@@ -1,0 +1,1 @@
+"""What is declared, and how a declaration is compiled, run, proven and promoted."""

@@ -1,0 +1,310 @@
+"""The vocabulary of a pipeline file: frozen values that say what exists and what depends on what.
+
+Nothing here opens a path, imports a step or knows a back end. A declaration can be built wrong;
+`problems_of` names everything that is wrong with it at once.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+from workflows.errors import Problem
+
+NAME = re.compile(r"[a-z][a-z0-9]*(_[a-z0-9]+)*")
+ITEM = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*")
+MAX_NAME = 60  # Kubernetes allows 63 characters in a label; `_` becomes `-` there
+
+
+class Kind(StrEnum):
+    """What an artifact is, which fixes its file format and the Python type a step sees."""
+
+    TABLE = "table"
+    """`pyarrow.Table`, kept as deterministic Parquet."""
+    DATASET = "dataset"
+    """For tables that do not fit in memory: read as `pyarrow.dataset.Dataset`, written from a `RecordBatchReader`."""
+    MODEL = "model"
+    """`lightgbm.Booster`, kept as LightGBM's own text."""
+    REPORT = "report"
+    """A JSON object, kept as canonical JSON. NaN and infinity are refused."""
+    PAGE = "page"
+    """A self-contained HTML page."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Plot:
+    """How DVC draws a report that holds a list of points: `x` and `y` are keys of a point."""
+
+    x: str
+    y: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Artifact:
+    """What a step produces. Its identity is its name within the pipeline."""
+
+    name: str
+    kind: Kind
+    description: str = ""
+    metric: bool = False
+    """Shown by `dvc metrics show`. Reports only."""
+    plot: Plot | None = None
+    decided_by: tuple[str, str] | None = None
+    """For tables of decisions: (key column, outcome column). Two runs that differ in scores but agree here agree in `decisions`."""
+    tolerance: float | None = None
+    """Largest absolute difference of any number that still counts as reproduced, for steps that run on a GPU."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Source:
+    """Data that comes from outside the pipeline.
+
+    `at` is a path from the repository's root, `s3://bucket/key`, or `postgresql://host/database?query=...`
+    (no password: credentials come from the environment). Whatever it is, its bytes are taken once, digested and kept.
+    """
+
+    name: str
+    kind: Kind
+    at: str
+    schema: str | None = None
+    """Path of the YAML file that names the columns and types of a CSV file or query."""
+    description: str = ""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Gate:
+    """A rule set that must say yes. Its thresholds stand under its name in the pipeline's policy file."""
+
+    name: str
+    reads: Artifact
+    """A report among the inputs or outputs of the gated step."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Resources:
+    """What a step may use on a cluster. The laptop ignores everything but the timeout."""
+
+    cpu: str = "1"
+    memory: str = "1Gi"
+    gpu: int = 0
+    image: str = "countersign-steps"
+    timeout: int = 3600
+    """Seconds."""
+    retries: int = 2
+    """Of temporary failures only: exit 75, out-of-memory kills, lost nodes."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class FanOut:
+    """One step run once an item. Its function gets the item as the keyword `name`; a consumer gets all outputs as a tuple, in this order."""
+
+    name: str
+    over: tuple[str, ...]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Step:
+    """A pure function, what it reads and what it makes.
+
+    `run` is `module:function`. The function takes each input, each secret and the fan-out's item by keyword, `params`
+    where its section of the params file is not empty, and returns a named tuple with a field for each output.
+    """
+
+    name: str
+    run: str
+    inputs: tuple[Artifact | Source, ...] = ()
+    outputs: tuple[Artifact, ...] = ()
+    gates: tuple[Gate, ...] = ()
+    verdicts: Artifact | None = None
+    """Where the gates' verdicts go. Required where there are gates. The function gets them too if it has an
+    argument of this name; then the gates may read inputs only."""
+    secrets: tuple[str, ...] = ()
+    lineage: bool = False
+    """The function also gets `lineage`: a report of every step before it, with the digests of what each read and made."""
+    resources: Resources = Resources()
+    fan_out: FanOut | None = None
+    description: str = ""
+
+    @property
+    def made(self) -> tuple[Artifact, ...]:
+        """Everything that leaves the step: outputs, then verdicts."""
+        return self.outputs if self.verdicts is None else (*self.outputs, self.verdicts)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Pipeline:
+    """A named graph of steps. Edges follow from who makes what another reads; the order of `steps` carries no meaning."""
+
+    name: str
+    steps: tuple[Step, ...]
+    description: str = ""
+    results: tuple[Artifact, ...] = field(default=())
+    """Artifacts that leave the pipeline for people; any other artifact must have a reader."""
+
+    @property
+    def params_path(self) -> str:
+        return f"params/{self.name}.yaml"
+
+    @property
+    def policy_path(self) -> str:
+        return f"params/policies/{self.name}.yaml"
+
+    def step(self, name: str) -> Step:
+        """The step of that name; `KeyError` where there is none."""
+        return {s.name: s for s in self.steps}[name]
+
+    def makers(self) -> dict[str, Step]:
+        """Artifact name -> the step that makes it."""
+        return {a.name: s for s in self.steps for a in s.made}
+
+
+def problems_of(pipeline: Pipeline) -> list[Problem]:
+    """All that is wrong with a declaration by itself, in reading order; empty where it is sound."""
+    rules = (_names, _producers, _inputs, _gates, _fan_outs, _unused, _cycles)
+    return [p for rule in rules for p in rule(pipeline)]
+
+
+def upstream(pipeline: Pipeline, step: Step) -> tuple[Step, ...]:
+    """The steps whose outputs `step` reads, each once, in the order of its inputs."""
+    makers = pipeline.makers()
+    found = {makers[i.name].name: makers[i.name] for i in step.inputs if isinstance(i, Artifact) and i.name in makers}
+    return tuple(found.values())
+
+
+def in_order(pipeline: Pipeline) -> tuple[Step, ...]:
+    """Steps so that each comes after what it reads; ties in declaration order. A step on a cycle is left out."""
+    done: dict[str, Step] = {}
+    waiting = list(pipeline.steps)
+    while ready := [s for s in waiting if all(u.name in done for u in upstream(pipeline, s))]:
+        done[ready[0].name] = ready[0]
+        waiting.remove(ready[0])
+    return tuple(done.values())
+
+
+def _at(pipeline: Pipeline, step: Step | None = None) -> str:
+    return f"{pipeline.name}.{step.name}" if step else pipeline.name
+
+
+def _names(pipeline: Pipeline) -> list[Problem]:
+    things: list[tuple[str, str]] = [(pipeline.name, "pipeline")]
+    for s in pipeline.steps:
+        things += [(s.name, f"{_at(pipeline)}: step")]
+        things += [(x.name, f"{_at(pipeline, s)}: artifact") for x in (*s.inputs, *s.made)]
+        things += [(g.name, f"{_at(pipeline, s)}: gate") for g in s.gates]
+        things += [(x, f"{_at(pipeline, s)}: secret") for x in s.secrets]
+        things += [(s.fan_out.name, f"{_at(pipeline, s)}: fan-out")] if s.fan_out else []
+    bad = {
+        (name, where): Problem(
+            what="bad name", where=where, expected=f"lower case letters, digits and single _, at most {MAX_NAME}", got=repr(name)
+        )
+        for name, where in things
+        if not NAME.fullmatch(name) or len(name) > MAX_NAME
+    }
+    runs = [
+        Problem(what="bad function", where=_at(pipeline, s), expected="module:function", got=repr(s.run))
+        for s in pipeline.steps
+        if not re.fullmatch(r"[a-z_][\w.]*:[a-z_]\w*", s.run)
+    ]
+    return [*bad.values(), *runs]
+
+
+def _producers(pipeline: Pipeline) -> list[Problem]:
+    steps = Counter(s.name for s in pipeline.steps)
+    found = [Problem(what=f"{n} steps have this name", where=f"{pipeline.name}.{name}") for name, n in steps.items() if n > 1]
+    by: dict[str, list[str]] = {}
+    for s in pipeline.steps:
+        for a in s.made:
+            by.setdefault(a.name, []).append(s.name)
+    found += [
+        Problem(what="artifact has two producers", where=f"{pipeline.name}/{name}", expected="one", got=" and ".join(makers))
+        for name, makers in by.items()
+        if len(makers) > 1
+    ]
+    sources = {i.name for s in pipeline.steps for i in s.inputs if isinstance(i, Source)}
+    found += [Problem(what="a source and an artifact share this name", where=f"{pipeline.name}/{n}") for n in sorted(sources & set(by))]
+    if not pipeline.steps:
+        found.append(Problem(what="pipeline has no steps", where=pipeline.name))
+    found += [Problem(what="step makes nothing", where=_at(pipeline, s)) for s in pipeline.steps if not s.outputs]
+    return found
+
+
+def _inputs(pipeline: Pipeline) -> list[Problem]:
+    made = {a.name: a for s in pipeline.steps for a in s.made}
+    sources: dict[str, Source] = {}
+    found = []
+    for s in pipeline.steps:
+        twice = [n for n, c in Counter(i.name for i in s.inputs).items() if c > 1]
+        found += [Problem(what=f"input {n} is listed twice", where=_at(pipeline, s)) for n in twice]
+        for i in s.inputs:
+            if isinstance(i, Source):
+                if sources.setdefault(i.name, i) != i:
+                    found.append(Problem(what=f"source {i.name} is declared in two ways", where=_at(pipeline, s)))
+            elif i.name not in made:
+                found.append(Problem(what=f"unknown artifact {i.name}", where=_at(pipeline, s), expected="an output of some step"))
+            elif made[i.name].kind != i.kind:
+                found.append(
+                    Problem(what=f"type mismatch on {i.name}", where=_at(pipeline, s), expected=made[i.name].kind, got=i.kind)
+                )
+            elif made[i.name] != i:
+                found.append(Problem(what=f"artifact {i.name} is declared in two ways", where=_at(pipeline, s)))
+    return found
+
+
+def _gates(pipeline: Pipeline) -> list[Problem]:
+    found = []
+    for s in pipeline.steps:
+        near = {a.name for a in (*s.inputs, *s.outputs)}
+        if s.gates and s.verdicts is None:
+            found.append(Problem(what="step has gates but no artifact for their verdicts", where=_at(pipeline, s)))
+        if s.verdicts and not s.gates:
+            found.append(Problem(what="step has verdicts but no gates: an empty gate list would pass", where=_at(pipeline, s)))
+        if s.verdicts and s.verdicts.kind is not Kind.REPORT:
+            found.append(Problem(what="verdicts must be a report", where=_at(pipeline, s), got=s.verdicts.kind))
+        for g in s.gates:
+            if g.reads.name not in near:
+                found.append(Problem(what=f"gate {g.name} reads {g.reads.name}, which the step neither reads nor makes", where=_at(pipeline, s)))
+            if g.reads.kind is not Kind.REPORT:
+                found.append(Problem(what=f"gate {g.name} must read a report", where=_at(pipeline, s), got=g.reads.kind))
+    names = Counter(g.name for s in pipeline.steps for g in s.gates)
+    found += [Problem(what=f"{n} gates have this name", where=f"{pipeline.name}.{g}") for g, n in names.items() if n > 1]
+    metrics = [a for s in pipeline.steps for a in s.made if (a.metric or a.plot) and a.kind is not Kind.REPORT]
+    found += [Problem(what="only a report can be a metric or a plot", where=f"{pipeline.name}/{a.name}", got=a.kind) for a in metrics]
+    return found
+
+
+def _fan_outs(pipeline: Pipeline) -> list[Problem]:
+    found = []
+    for s in pipeline.steps:
+        if not s.fan_out:
+            continue
+        if not s.fan_out.over:
+            found.append(Problem(what="fan-out over nothing", where=_at(pipeline, s)))
+        if len(set(s.fan_out.over)) != len(s.fan_out.over):
+            found.append(Problem(what="fan-out lists an item twice", where=_at(pipeline, s)))
+        bad = [i for i in s.fan_out.over if not ITEM.fullmatch(i)]
+        found += [
+            Problem(what="bad item", where=_at(pipeline, s), expected="lower case letters, digits and single -", got=repr(i)) for i in bad
+        ]
+        if s.gates:
+            found.append(Problem(what="a fanned-out step has gates; put them on the step that joins it", where=_at(pipeline, s)))
+    return found
+
+
+def _unused(pipeline: Pipeline) -> list[Problem]:
+    read = {i.name for s in pipeline.steps for i in s.inputs} | {a.name for a in pipeline.results}
+    made = pipeline.makers()
+    found = [
+        Problem(what="unused output: no step reads it and it is not a result", where=f"{pipeline.name}/{a.name}")
+        for s in pipeline.steps
+        for a in s.outputs
+        if a.name not in read
+    ]
+    found += [Problem(what="result that no step makes", where=f"{pipeline.name}/{a.name}") for a in pipeline.results if a.name not in made]
+    return found
+
+
+def _cycles(pipeline: Pipeline) -> list[Problem]:
+    left = [s.name for s in pipeline.steps if s not in in_order(pipeline)]
+    return [Problem(what="cycle, or steps behind one", where=pipeline.name, got=", ".join(left))] if left else []
