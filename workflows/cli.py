@@ -1,0 +1,123 @@
+"""The command line: the only place that parses arguments, chooses adapters and exits."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from workflows import show
+from workflows.errors import CountersignError, NotVerified
+from workflows.prove.verify import verify as verify_chain
+from workflows.run import journal, keys
+from workflows.run.local import run_pipeline
+from workflows.run.lock import only_one
+from workflows.run.reader import StoreReader
+from workflows.run.session import checkout, find_pipeline, local_store
+from workflows.run.single import log_to, make_session, told
+
+app = typer.Typer(
+    help="Run machine-learning pipelines so that someone who was not there can verify them.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+keys_app = typer.Typer(help="Keys of this machine: they never leave it.", no_args_is_help=True)
+app.add_typer(keys_app, name="keys")
+
+AsJson = Annotated[bool, typer.Option("--json", help="Answer in JSON.")]
+Run = Annotated[str, typer.Argument(help="A run's id, or @latest.")]
+
+
+@app.command()
+def run(
+    pipeline: Annotated[str, typer.Argument(help="Name of a pipeline, such as loan_approval.")],
+    set_: Annotated[list[str] | None, typer.Option("--set", metavar="STEP.PARAMETER=VALUE", help="Override a parameter; it is recorded.")] = None,
+    again: Annotated[bool, typer.Option("--again", help="Make a new run even if nothing has changed.")] = False,
+    no_cache: Annotated[bool, typer.Option("--no-cache", help="Compute every step, reuse nothing.")] = False,
+    jobs: Annotated[int, typer.Option(min=1, max=64, help="Steps at work at the same time.")] = len(os.sched_getaffinity(0)),
+    as_json: AsJson = False,
+) -> None:
+    """Run a pipeline here, without a cluster."""
+    root = checkout()
+    declared = find_pipeline(pipeline)
+    with only_one(root):
+        session = make_session(root, declared, set_ or [], reuse_results=not no_cache)
+        with show.progress(quiet=as_json) as tell, _logging(root):
+            finished = run_pipeline(session, again=again or no_cache, jobs=jobs, tell=tell)
+        show.finished(session, finished, as_json=as_json)
+    if finished.error:
+        raise finished.error
+
+
+@app.command()
+def verify(
+    run: Run,
+    key: Annotated[list[Path] | None, typer.Option(help="Trust only this public key (PEM). May be repeated.")] = None,
+    root: Annotated[str | None, typer.Option(help="The root that was noted elsewhere when the run was made.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Check a run's chain of records and every artifact it names."""
+    store = local_store(checkout())
+    name = journal.find(store, run)
+    result = verify_chain(name, StoreReader(store), keys.ring(store, tuple(key or ())), expected_root=root)
+    show.verification(result, as_json=as_json)
+    if not result.ok:
+        raise typer.Exit(NotVerified.exit_code)
+
+
+@keys_app.command()
+def init() -> None:
+    """Make this machine's signing key and masking key, where there are none."""
+    made = keys.init()
+    for path in made:
+        print(f"made {path}")
+    if not made:
+        print(f"nothing to do: the keys are in {keys.folder()}")
+
+
+def _logging(root: Path) -> Any:
+    path = root / ".countersign" / "log.jsonl"
+    file = path.open("a")
+    log_to(file.fileno())
+    return file
+
+
+def main(words: list[str] | None = None) -> None:
+    """Run a command; exit as the table of exit codes says. No traceback reaches a person unless they ask for it."""
+    words = sys.argv[1:] if words is None else words
+    debug = "--debug" in words
+    if debug:
+        os.environ["COUNTERSIGN_DEBUG"] = "1"
+    sys.exit(_guarded(lambda: app(args=[w for w in words if w != "--debug"], prog_name="countersign", standalone_mode=False), words, debug=debug))
+
+
+def _guarded(command: Callable[[], object], words: list[str], *, debug: bool) -> int:
+    try:
+        code = command()
+    except typer.Exit as exit_:
+        return exit_.exit_code
+    except typer.Abort:
+        return 75
+    except CountersignError as error:
+        if debug:
+            raise
+        if "--json" in words:
+            print(json.dumps({"error": type(error).__name__, "problems": [str(p) for p in error.problems], "hint": error.hint}))
+        else:
+            print(told(error), file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 75
+    return code if isinstance(code, int) else 0
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,68 @@
+"""Files that are whole or not there: written beside their place, made durable, then renamed."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+from workflows.errors import Problem, Temporary
+
+FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+
+
+@contextlib.contextmanager
+def scratch(folder: Path, suffix: str = "") -> Iterator[Path]:
+    """A temporary file in `folder`, gone when the block ends unless the block renamed it. A full disk is `Temporary`."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(prefix=".writing-", suffix=suffix, dir=folder)
+        os.close(handle)
+    except OSError as error:
+        raise _explained(error, folder) from error
+    temporary = Path(name)
+    try:
+        yield temporary
+    except OSError as error:
+        raise _explained(error, folder) from error
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def whole(path: Path, *, durable: bool = True) -> Iterator[Path]:
+    """A temporary path beside `path` that takes its place when the block ends well."""
+    with scratch(path.parent, path.suffix) as temporary:
+        yield temporary
+        settle(temporary, path, durable=durable)
+
+
+def write(path: Path, data: bytes, *, durable: bool = True) -> None:
+    """`data` at `path`, whole or not at all."""
+    with whole(path, durable=durable) as temporary:
+        temporary.write_bytes(data)
+
+
+def settle(temporary: Path, path: Path, *, durable: bool = True, mode: int = 0o644) -> None:
+    """Rename a finished temporary file to its place, its bytes on the disk first where it must be durable."""
+    if durable:
+        handle = os.open(temporary, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+    temporary.chmod(mode)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary.replace(path)
+
+
+def _explained(error: OSError, folder: Path) -> OSError | Temporary:
+    if error.errno not in FULL:
+        return error
+    return Temporary(
+        Problem(what="no room left on the disk; nothing half-written was kept", where=str(folder)),
+        hint="make room and run the same command again: finished steps are not repeated",
+    )

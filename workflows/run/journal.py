@@ -1,0 +1,153 @@
+"""A run's documents in the store: which record each attempt left, and the seal that ends it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from workflows.errors import BadInput, NotVerified, Problem
+from workflows.prove import digest
+from workflows.prove.record import NotARecord, Outcome, Record, Seal, SealEntry, decode_record, decode_seal, encode_record, encode_seal
+from workflows.prove.signature import BadSignature, Keyring, Signer
+from workflows.run.store.interface import Store
+
+LATEST = "cache/latest"
+RUN_ID = re.compile(r"(?P<plan>.+-[0-9a-f]{12})(-[0-9]+)?")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Written:
+    """A record with the digest of its envelope: its address, and how later records name it."""
+
+    record: Record
+    sha256: str
+
+
+class Journal:
+    """One run in a store. Records are only ever added; after the seal, none."""
+
+    def __init__(self, store: Store, run: str) -> None:
+        self.store, self.run = store, run
+
+    @property
+    def plan(self) -> str:
+        """The run's id without the number of its attempt: equal for runs that would do the same."""
+        matched = RUN_ID.fullmatch(self.run)
+        return matched["plan"] if matched else self.run
+
+    @property
+    def sealed(self) -> bool:
+        return self.store.get_document(f"runs/{self.run}/root") is not None
+
+    def attempts(self) -> dict[str, dict[int, str]]:
+        """Task -> attempt -> digest of the record."""
+        found: dict[str, dict[int, str]] = {}
+        for name, data in self.store.list_documents(f"runs/{self.run}/steps").items():
+            task, _, attempt = name.rpartition("/")
+            found.setdefault(task, {})[int(attempt)] = data.decode().strip()
+        return found
+
+    def append(self, record: Record, signer: Signer) -> Written:
+        """Sign a record and keep it; the run's index names it last, so a crash leaves no name without a record."""
+        envelope = signer.sign(encode_record(record))
+        sha = digest.of_bytes(envelope).sha256
+        self.store.put_document(f"keys/{signer.keyid}.pem", signer.public_pem)
+        self.store.put_document(f"records/{sha}", envelope)
+        self.store.put_document(f"runs/{self.run}/steps/{record.task}/{record.attempt}", f"{sha}\n".encode())
+        return Written(record=record, sha256=sha)
+
+    def last(self, keys: Keyring, tasks: Iterable[str]) -> dict[str, Written]:
+        """The last record of each of `tasks` that has one, checked."""
+        attempts = self.attempts()
+        wanted = {t: attempts[t][max(attempts[t])] for t in tasks if t in attempts}
+        return {t: read_record(self.store, keys, sha, f"{self.run}/{t}") for t, sha in wanted.items()}
+
+    def seal(self, *, pipeline: str, tasks: tuple[str, ...], keys: Keyring, signer: Signer, sealed: str) -> tuple[Seal, str]:
+        """End the run: sign the list of all its records, in the order of the tasks. The root is the digest of that."""
+        attempts = self.attempts()
+        written = [read_record(self.store, keys, attempts[t][n], f"{self.run}/{t}") for t in tasks for n in sorted(attempts.get(t, {}))]
+        last = {w.record.task: w.record for w in written}
+        seal = Seal(
+            pipeline=pipeline,
+            run=self.run,
+            outcome=_outcome(tasks, last),
+            tasks=tasks,
+            records=tuple(
+                SealEntry(task=w.record.task, attempt=w.record.attempt, outcome=w.record.outcome, sha256=w.sha256) for w in written
+            ),
+            outputs=tuple(i for t in tasks if t in last for i in last[t].outputs),
+            sealed=sealed,
+        )
+        envelope = signer.sign(encode_seal(seal))
+        root = digest.of_bytes(envelope).sha256
+        self.store.put_document(f"records/{root}", envelope)
+        self.store.put_document(f"runs/{self.run}/root", f"{root}\n".encode())
+        self.store.put_document(LATEST, f"{self.run}\n".encode())
+        return seal, root
+
+    def read_seal(self, keys: Keyring) -> tuple[Seal, str]:
+        """The seal and the root of a finished run, checked."""
+        named = self.store.get_document(f"runs/{self.run}/root")
+        if named is None:
+            raise BadInput(Problem(what="no such finished run", where=self.run), hint="list the runs with: countersign show")
+        root = named.decode().strip()
+        payload = _open(self.store, keys, root, f"seal of {self.run}")
+        try:
+            return decode_seal(payload), root
+        except NotARecord as error:
+            raise NotVerified(Problem(what=str(error), where=f"seal of {self.run}")) from None
+
+
+def read_record(store: Store, keys: Keyring, sha256: str, where: str) -> Written:
+    """A record by digest: its bytes, signature and form checked; `NotVerified` says which does not hold."""
+    payload = _open(store, keys, sha256, where)
+    try:
+        return Written(record=decode_record(payload), sha256=sha256)
+    except NotARecord as error:
+        raise NotVerified(Problem(what=str(error), where=where)) from None
+
+
+def find(store: Store, name: str) -> str:
+    """The run meant by `@latest`, an id, or the part of an id before its attempt; `BadInput` where there is none."""
+    if name == "@latest":
+        latest = store.get_document(LATEST)
+        if latest is None:
+            raise BadInput(Problem(what="there is no run yet", where=store.place), hint="make one with: countersign run PIPELINE")
+        return latest.decode().strip()
+    known = runs(store)
+    again = [r for r in known if r == name or (r.startswith(f"{name}-") and r.removeprefix(f"{name}-").isdigit())]
+    if not again:
+        listed = ", ".join(known[-5:]) or "none"
+        raise BadInput(Problem(what=f"no run {name}", where=store.place, expected=f"@latest or one of: {listed}"))
+    return max(again, key=lambda r: (len(r), r))
+
+
+def runs(store: Store) -> list[str]:
+    """Ids of all runs, sorted."""
+    return sorted({name.split("/")[0] for name in store.list_documents("runs")})
+
+
+def _open(store: Store, keys: Keyring, sha256: str, where: str) -> bytes:
+    data = store.get_document(f"records/{sha256}")
+    if data is None:
+        raise NotVerified(Problem(what="record missing from the store", where=f"{where} ({sha256})"))
+    if (got := digest.of_bytes(data).sha256) != sha256:
+        raise NotVerified(Problem(what="record changed in the store", where=where, expected=sha256, got=got))
+    try:
+        return keys.open(data).payload
+    except BadSignature as error:
+        raise NotVerified(Problem(what=str(error), where=f"{where} ({sha256})")) from None
+
+
+def _outcome(tasks: tuple[str, ...], last: dict[str, Record]) -> Outcome:
+    outcomes = {last[t].outcome if t in last else Outcome.FAILED for t in tasks}
+    if outcomes <= {Outcome.REUSED}:
+        return Outcome.REUSED
+    if all(o.good for o in outcomes):
+        return Outcome.DONE
+    return Outcome.REFUSED if Outcome.REFUSED in outcomes and not _failed(last) else Outcome.FAILED
+
+
+def _failed(last: dict[str, Record]) -> bool:
+    return any(r.outcome is Outcome.FAILED for r in last.values())

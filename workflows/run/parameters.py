@@ -1,0 +1,160 @@
+"""Parameters: from the params file, with overrides, to each step's checked parameter object. All problems at once."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from io import StringIO
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ValidationError
+from ruamel.yaml import YAML
+from ruamel.yaml.error import YAMLError
+
+from workflows.declare import Pipeline, Step
+from workflows.errors import BadInput, Problem
+from workflows.prove import canonical
+from workflows.prove.gate import BadPolicy, Rule, read_rules
+from workflows.run.binding import look
+
+OVERRIDE = "COUNTERSIGN_SET_"
+"""`COUNTERSIGN_SET_train__num_leaves=31` in the environment does what `--set train.num_leaves=31` does."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Settings:
+    """What a pipeline runs with: each step's section as written, and each gate's rules."""
+
+    sections: Mapping[str, Mapping[str, Any]]
+    rules: Mapping[str, tuple[Rule, ...]]
+
+    def of(self, step: Step) -> dict[str, Any]:
+        """A step's parameters in full, for its record and its cache key."""
+        return dict(self.sections.get(step.name, {}))
+
+    def rules_of(self, step: Step) -> dict[str, list[dict[str, Any]]]:
+        """The rules of a step's gates as JSON: they decide what its verdicts say."""
+        return {g.name: [_as_json(r) for r in self.rules[g.name]] for g in step.gates}
+
+
+def read_yaml(path: Path, where: str) -> Any:
+    """A YAML 1.2 file, read as DVC reads it; `BadInput` names line and column."""
+    try:
+        return YAML(typ="safe", pure=True).load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise BadInput(Problem(what="no such file", where=where)) from None
+    except (YAMLError, UnicodeDecodeError) as error:
+        raise BadInput(Problem(what=f"not YAML: {' '.join(str(error).split())}", where=where)) from None
+
+
+def parse_value(text: str) -> Any:
+    """A value as one would write it in the params file."""
+    try:
+        return YAML(typ="safe", pure=True).load(StringIO(text))
+    except YAMLError as error:
+        raise BadInput(Problem(what=f"not a YAML value: {' '.join(str(error).split())}", where=text)) from None
+
+
+def overrides_of(pairs: list[str], environment: Mapping[str, str] = os.environ) -> dict[str, Any]:
+    """`step.key` -> value, from the environment and then from `--set step.key=value`."""
+    found: dict[str, Any] = {}
+    for name, text in environment.items():
+        if name.startswith(OVERRIDE):
+            step, _, key = name.removeprefix(OVERRIDE).partition("__")
+            found[f"{step}.{key}"] = parse_value(text)
+    for pair in pairs:
+        key, equals, text = pair.partition("=")
+        if not equals or key.count(".") < 1:
+            raise BadInput(Problem(what="cannot be read as an override", where=f"--set {pair}", expected="step.parameter=value"))
+        found[key] = parse_value(text)
+    return found
+
+
+def read(root: Path, pipeline: Pipeline, overrides: Mapping[str, Any], *, only: Step | None = None) -> Settings:
+    """Parameters and policies of a pipeline, or of one step of it, checked; `BadInput` lists all problems."""
+    raw = read_yaml(root / pipeline.params_path, pipeline.params_path) or {}
+    if not isinstance(raw, dict):
+        raise BadInput(Problem(what="not a mapping of steps", where=pipeline.params_path))
+    problems = _override(raw, overrides, {s.name for s in pipeline.steps})
+    steps = (only,) if only else pipeline.steps
+    if not only:
+        known = {s.name for s in pipeline.steps}
+        problems += [
+            Problem(what=f"no step {n}", where=pipeline.params_path, expected=f"one of {', '.join(sorted(known))}") for n in raw if n not in known
+        ]
+    for s in steps:
+        problems += _wrong_with(pipeline, s, raw.get(s.name))
+    rules, wrong = _rules(root, pipeline, steps)
+    if problems or wrong:
+        raise BadInput(*problems, *wrong)
+    return Settings(sections={s.name: raw.get(s.name) or {} for s in steps}, rules=rules)
+
+
+def build(params: type[BaseModel], section: Mapping[str, Any]) -> BaseModel:
+    """The parameter object that a step's function takes."""
+    # Through JSON, where strict still takes a list for a tuple: YAML has no tuples.
+    return params.model_validate_json(canonical.encode(section))
+
+
+def _override(raw: dict[str, Any], overrides: Mapping[str, Any], steps: set[str]) -> list[Problem]:
+    problems = []
+    for path, value in overrides.items():
+        *parents, last = path.split(".")
+        if parents[0] not in steps:
+            problems.append(Problem(what=f"no step {parents[0]}", where=f"--set {path}", expected=f"one of {', '.join(sorted(steps))}"))
+            continue
+        node: Any = raw
+        for key in parents:
+            node = node.setdefault(key, {}) if isinstance(node, dict) else None
+        if not isinstance(node, dict) or last not in node:
+            problems.append(Problem(what=f"no parameter {path}", where=f"--set {path}", expected=_listed(node)))
+            continue
+        node[last] = value
+    return problems
+
+
+def _listed(node: object) -> str:
+    return f"one of {', '.join(sorted(node))}" if isinstance(node, dict) and node else "a step's parameter"
+
+
+def _wrong_with(pipeline: Pipeline, step: Step, section: object) -> list[Problem]:
+    where = f"{pipeline.params_path}: {step.name}"
+    bound, problems = look(pipeline, step)
+    if bound is None:
+        return problems
+    if bound.params is None:
+        return [*problems, *([Problem(what="the step takes no parameters", where=where)] if section else [])]
+    if not isinstance(section, dict):
+        return [*problems, Problem(what="section is missing or no mapping", where=where)]
+    try:
+        build(bound.params, section)
+    except canonical.NotCanonical as error:
+        problems.append(Problem(what=f"holds a value that JSON has no form for: {error}", where=where))
+    except ValidationError as error:
+        problems += [
+            Problem(what=e["msg"], where=".".join((where, *map(str, e["loc"]))), got="" if e["type"] == "missing" else repr(e["input"])[:80])
+            for e in error.errors()
+        ]
+    return problems
+
+
+def _rules(root: Path, pipeline: Pipeline, steps: tuple[Step, ...]) -> tuple[dict[str, tuple[Rule, ...]], list[Problem]]:
+    gates = [g for s in steps for g in s.gates]
+    if not gates:
+        return {}, []
+    raw = read_yaml(root / pipeline.policy_path, pipeline.policy_path)
+    rules: dict[str, tuple[Rule, ...]] = {}
+    problems: list[Problem] = []
+    for g in gates:
+        try:
+            rules[g.name] = read_rules(g.name, raw.get(g.name) if isinstance(raw, dict) else None)
+        except BadPolicy as error:
+            problems += [Problem(what=line, where=pipeline.policy_path) for line in str(error).splitlines()]
+    return rules, problems
+
+
+def _as_json(rule: Rule) -> dict[str, Any]:
+    limit = {"at_least": rule.at_least} if rule.at_least is not None else {"at_most": rule.at_most}
+    return {"metric": rule.metric, **limit, "because": rule.because, "if_missing": rule.if_missing}

@@ -1,0 +1,180 @@
+"""What the driver works with: a checkout, a store, keys, parameters and the run it adds to."""
+
+from __future__ import annotations
+
+import io
+import os
+import re
+import subprocess
+import tarfile
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from workflows import code
+from workflows.declare import Pipeline
+from workflows.errors import BadInput, Problem
+from workflows.plan import LOCK, Task, tasks
+from workflows.prove import canonical, digest
+from workflows.prove.digest import Digests
+from workflows.prove.record import Code, Item
+from workflows.prove.signature import Keyring, Signer
+from workflows.run import environment, files, keys
+from workflows.run.journal import Journal
+from workflows.run.parameters import Settings
+from workflows.run.sources import read as sources
+from workflows.run.store.interface import Store
+from workflows.run.store.local import LocalStore
+
+TREE = ("workflows", "steps", "params", "data", LOCK, "pyproject.toml", "dvc.yaml")
+"""What a re-run needs from the repository, beside the data itself."""
+
+
+def now() -> str:
+    """The clock, as records write it."""
+    return datetime.now(UTC).isoformat(timespec="microseconds")
+
+
+def local_store(root: Path) -> LocalStore:
+    """The store of a checkout: content in DVC's cache, documents in `.countersign/`."""
+    return LocalStore(content=root / ".dvc" / "cache", documents=root / ".countersign")
+
+
+@dataclass(kw_only=True)
+class Session:
+    """Everything the driver needs beside the task. Made once, used for every task of a run."""
+
+    root: Path
+    pipeline: Pipeline
+    settings: Settings
+    store: Store
+    signer: Signer
+    ring: Keyring
+    clock: Callable[[], str] = now
+    reuse: bool = True
+    taken: dict[str, Digests] = field(default_factory=dict)
+    """Sources taken at the start of the run, by name, so that every step of it sees the same bytes."""
+
+    def fingerprints(self, task: Task) -> dict[str, str]:
+        return {name: keys.fingerprint(name, keys.secret(name)) for name in task.step.secrets}
+
+    @cached_property
+    def lock(self) -> str:
+        return code.lock_digest(self.root)
+
+    @cached_property
+    def environment_key(self) -> str:
+        return environment.key(self.lock)
+
+    @cached_property
+    def revision(self) -> tuple[str | None, bool]:
+        """The git commit of the checkout, and whether the files that matter differ from it."""
+        commit = _git(self.root, "rev-parse", "HEAD")
+        if commit is None:
+            return None, True
+        return commit.strip(), bool(_git(self.root, "status", "--porcelain", "--untracked-files=all", "--", *TREE))
+
+    @cached_property
+    def tree(self) -> tuple[str, Item | None]:
+        """Digest of the files that a re-run needs, and an archive of them where the commit alone would not bring them back."""
+        listed = tree_files(self.root)
+        sha = digest.of_tree((p, code.sha256_of(self.root / p)) for p in listed)
+        commit, dirty = self.revision
+        if commit and not dirty:
+            return sha, None
+        with files.scratch(self.root / ".countersign") as path:
+            path.write_bytes(_archive(self.root, listed))
+            d = self.store.put_content(path)
+        return sha, Item(name="code:snapshot", sha256=d.sha256, md5=d.md5, size=d.size)
+
+    def code_of(self, task: Task) -> Code:
+        commit, dirty = self.revision
+        tree, snapshot = self.tree
+        return Code(step=code.step_digest(self.root, task.step), tree=tree, commit=commit, dirty=dirty, snapshot=snapshot)
+
+    def take_sources(self) -> None:
+        """Take every source of the pipeline now."""
+        for s in {s.name: s for t in tasks(self.pipeline) for s in t.sources}.values():
+            with sources.take(self.root, self.pipeline.name, s).open("rb") as stream:
+                self.taken[s.name] = digest.of_stream(stream)
+
+    def plan_id(self) -> str:
+        """What a run would do, as a name: equal for equal code, parameters, environment, keys and source data."""
+        parts: list[str] = []
+        for t in tasks(self.pipeline):
+            asked: Mapping[str, Any] = {"params": self.settings.of(t.step), "rules": self.settings.rules_of(t.step), "secrets": self.fingerprints(t)}
+            parts += [t.id, code.step_digest(self.root, t.step), canonical.encode(asked).decode()]
+        data = [x for name in sorted(self.taken) for x in (name, self.taken[name].sha256)]
+        sha = digest.tagged("plan", self.pipeline.name, self.environment_key, *data, *parts)
+        return f"{self.pipeline.name.replace('_', '-')}-{sha[:12]}"
+
+
+def tree_files(root: Path) -> list[str]:
+    """Paths of the files that a re-run needs: what git tracks or would track under `TREE`, without data itself."""
+    listed = _git(root, "ls-files", "--cached", "--others", "--exclude-standard", "-z", "--", *TREE)
+    if listed is None:
+        found = (p.relative_to(root).as_posix() for top in TREE for p in [root / top, *(root / top).rglob("*")] if p.is_file())
+        return sorted(p for p in found if "__pycache__" not in p)
+    return sorted({p for p in listed.split("\0") if p and (root / p).is_file()})
+
+
+def checkout() -> Path:
+    """The repository that the current folder is in; `BadInput` where it is in none."""
+    here = Path.cwd()
+    for folder in (here, *here.parents):
+        if (folder / "workflows" / "declare.py").is_file():
+            return folder
+    raise BadInput(Problem(what="not inside a Countersign repository", where=str(here)), hint="change to the folder that holds workflows/ and params/")
+
+
+def find_pipeline(name: str) -> Pipeline:
+    """The pipeline declared in `workflows/<name>.py`; `BadInput` lists those there are."""
+    import importlib
+
+    plain = name.replace("-", "_")
+    known = pipeline_names(checkout())
+    if plain not in known or not re.fullmatch(r"[a-z0-9_]+", plain):
+        raise BadInput(Problem(what=f"no pipeline {name}", where="workflows/", expected=f"one of {', '.join(known)}"))
+    pipeline: Pipeline = importlib.import_module(f"workflows.{plain}").pipeline
+    return pipeline
+
+
+def pipeline_names(root: Path) -> list[str]:
+    """Names of all pipelines: modules right under `workflows/` that say `pipeline = Pipeline(`."""
+    return sorted(p.stem for p in (root / "workflows").glob("*.py") if "\npipeline = Pipeline(" in p.read_text(encoding="utf-8"))
+
+
+def _git(root: Path, *words: str) -> str | None:
+    try:
+        done = subprocess.run(  # noqa: S603  # fixed words, no shell
+            ["git", "-C", str(root), "-c", "core.quotepath=off", *words],  # noqa: S607
+            capture_output=True, text=True, check=False, env={**os.environ, "GIT_OPTIONAL_LOCKS": "0"},
+        )  # fmt: skip
+    except FileNotFoundError:
+        return None
+    return done.stdout if done.returncode == 0 else None
+
+
+def _archive(root: Path, listed: list[str]) -> bytes:
+    """The same files give the same bytes: no times, owners or modes."""
+    out = io.BytesIO()
+    with tarfile.open(fileobj=out, mode="w", format=tarfile.PAX_FORMAT) as tar:
+        for path in listed:
+            data = (root / path).read_bytes()
+            info = tarfile.TarInfo(path)
+            info.size = len(data)
+            tar.addfile(info, io.BytesIO(data))
+    return out.getvalue()
+
+
+def open_journal(store: Store, plan: str, *, again: bool) -> Journal:
+    """The journal to add to: the unfinished attempt at this plan if there is one, else a new one."""
+    n = 1
+    while True:
+        journal = Journal(store, plan if n == 1 else f"{plan}-{n}")
+        if not journal.sealed and not (again and journal.attempts()):
+            return journal
+        n += 1

@@ -1,0 +1,125 @@
+"""One task outside a run of ours: what DVC and Argo start. Finds or opens the run that the task belongs to."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import structlog
+
+from workflows.declare import Pipeline
+from workflows.errors import BadInput, CountersignError, GateRefused, Problem
+from workflows.plan import Task, tasks
+from workflows.run import keys, parameters
+from workflows.run.driver import prepare, reuse, run_task
+from workflows.run.journal import Journal
+from workflows.run.lock import only_one
+from workflows.run.session import Session, checkout, find_pipeline, local_store, open_journal
+
+
+def run_single(pipeline: str, step: str, item: str | None, *, debug: bool = False) -> int:
+    """Run one task and say in the exit code what came of it."""
+    log_to(sys.stderr.fileno())
+    try:
+        declared = find_pipeline(pipeline)
+        with only_one(checkout()):
+            _run(declared, _find_task(declared, step, item))
+    except CountersignError as error:
+        if debug:
+            raise
+        print(told(error), file=sys.stderr)
+        return error.exit_code
+    return 0
+
+
+def told(error: CountersignError) -> str:
+    """An error as a person reads it: each problem on a line, then what to do."""
+    lines = [f"{'refused' if isinstance(error, GateRefused) else 'error'}: {p}" for p in error.problems]
+    return "\n".join((*lines, *([f"hint: {error.hint}"] if error.hint else [])))
+
+
+def make_session(root: Path, pipeline: Pipeline, overrides: list[str], *, reuse_results: bool = True) -> Session:
+    """A session on the checkout at `root`, with parameters read and checked."""
+    settings = parameters.read(root, pipeline, parameters.overrides_of(overrides))
+    signer, made = keys.signer()
+    if made:
+        print(f"made a signing key for this machine: {keys.folder() / 'signing.pem'} (its records are signed by an unregistered local key)", file=sys.stderr)
+    store = local_store(root)
+    store.put_document(f"keys/{signer.keyid}.pem", signer.public_pem)
+    return Session(root=root, pipeline=pipeline, settings=settings, store=store, signer=signer, ring=keys.ring(store), reuse=reuse_results)
+
+
+def log_to(handle: int) -> None:
+    """Structured logs as JSON lines: no values, only names, digests and counts."""
+    structlog.configure(
+        processors=[
+            structlog.contextvars.merge_contextvars,
+            structlog.processors.add_log_level,
+            structlog.processors.TimeStamper(fmt="iso", utc=True),
+            structlog.processors.JSONRenderer(sort_keys=True),
+        ],
+        wrapper_class=structlog.make_filtering_bound_logger(logging.INFO),
+        logger_factory=structlog.WriteLoggerFactory(file=os.fdopen(os.dup(handle), "w", buffering=1)),
+        cache_logger_on_first_use=False,
+    )
+
+
+def _find_task(pipeline: Pipeline, step: str, item: str | None) -> Task:
+    for t in tasks(pipeline):
+        if (t.step.name, t.item) == (step, item):
+            return t
+    known = ", ".join(t.id for t in tasks(pipeline))
+    raise BadInput(Problem(what=f"no task {step if item is None else f'{step}@{item}'}", where=pipeline.name, expected=f"one of {known}"))
+
+
+def _run(pipeline: Pipeline, task: Task) -> None:
+    session = make_session(checkout(), pipeline, [])
+    session.take_sources()
+    journal = open_journal(session.store, session.plan_id(), again=False)
+    _fill(session, journal, [t for t in tasks(pipeline) if t.id in _ancestors(pipeline, task)])
+    # Whoever started this task alone wants it computed, not looked up.
+    session.reuse = False
+    is_last = not any(task.id in t.upstream for t in tasks(pipeline))
+    with _sealing(session, journal) if is_last else contextlib.nullcontext():
+        run_task(session, journal, task)
+
+
+@contextlib.contextmanager
+def _sealing(session: Session, journal: Journal) -> Iterator[None]:
+    """Seal the run after its last task, whatever the gates said, if every other task has a record or can be reused."""
+    refused: GateRefused | None = None
+    try:
+        yield
+    except GateRefused as error:
+        refused = error
+    session.reuse = True
+    if _fill(session, journal, list(tasks(session.pipeline))):
+        names = tuple(t.id for t in tasks(session.pipeline))
+        journal.seal(pipeline=session.pipeline.name, tasks=names, keys=session.ring, signer=session.signer, sealed=session.clock())
+    if refused:
+        raise refused
+
+
+def _ancestors(pipeline: Pipeline, task: Task) -> set[str]:
+    by_id = {t.id: t for t in tasks(pipeline)}
+    found: set[str] = set()
+    waiting = list(task.upstream)
+    while waiting:
+        name = waiting.pop()
+        if name not in found:
+            found.add(name)
+            waiting += by_id[name].upstream
+    return found
+
+
+def _fill(session: Session, journal: Journal, wanted: list[Task]) -> bool:
+    """Give tasks that were not run now a record of reuse; false where one has to be computed first."""
+    have = journal.attempts()
+    for t in wanted:
+        if t.id not in have and reuse(session, journal, prepare(session, journal, t)) is None:
+            return False
+    return True

@@ -1,0 +1,1 @@
+"""Where content, records and runs are kept: one port, a file an adapter."""

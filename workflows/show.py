@@ -1,0 +1,133 @@
+"""How results look to a person on a terminal, and as JSON to a program."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import sys
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from rich.console import Console
+from rich.live import Live
+from rich.text import Text
+
+from workflows.plan import tasks
+from workflows.prove.record import Outcome, Seal
+from workflows.prove.verify import Verification, last_entries
+from workflows.run.journal import read_record
+from workflows.run.local import Event, Finished
+from workflows.run.session import Session
+
+WIDTH = 22  # of a task's name
+
+
+def answer(value: Any) -> None:
+    """JSON for programs, one object."""
+    print(json.dumps(value, indent=2, sort_keys=True))
+
+
+@contextlib.contextmanager
+def progress(*, quiet: bool) -> Iterator[Callable[[Event], None]]:
+    """Lines as steps end; on a terminal also a line of those at work. No thread: the runner forks."""
+    console = Console(stderr=True, highlight=False)
+    if quiet:
+        yield lambda _: None
+        return
+    if not console.is_terminal:
+        yield lambda e: _line(console, e)
+        return
+    with Live(console=console, auto_refresh=False, transient=True) as live:
+
+        def tell(event: Event) -> None:
+            _line(live.console, event)
+            live.update(Text("  running " + ", ".join(event.running) if event.running else "", style="dim"), refresh=True)
+
+        yield tell
+
+
+def _line(console: Console, event: Event) -> None:
+    if event.what not in {"started", "tick"}:
+        style = {"done": "green", "reused": "cyan"}.get(event.what, "bold red")
+        console.print(Text.assemble((f"  {event.task:<{WIDTH}}", ""), (f"{event.what:<8}", style), (f" {event.seconds:6.1f} s", "dim")))
+
+
+def finished(session: Session, done: Finished, *, as_json: bool) -> None:
+    """The end of a run: what was decided, what each gate said, where the evidence is."""
+    verdicts = _verdicts(session, done.seal)
+    paths = {f"{session.pipeline.name}/{p.name}": p.path for t in tasks(session.pipeline) for p in t.outputs}
+    results = {a.name: paths[f"{session.pipeline.name}/{a.name}"] for a in session.pipeline.results}
+    made = {i.name for i in done.seal.outputs}
+    results = {n: p for n, p in results.items() if f"{session.pipeline.name}/{n}" in made}
+    if as_json:
+        artifacts = [{"name": i.name, "sha256": i.sha256, "bytes": i.size, "path": paths[i.name]} for i in done.seal.outputs]
+        answer(
+            {"run": done.run, "root": done.root, "outcome": done.seal.outcome, "unchanged": done.unchanged, "gates": verdicts, "artifacts": artifacts}
+        )
+        return
+    console = Console(highlight=False, soft_wrap=True)
+    if done.unchanged:
+        console.print("Nothing to do: this run has done exactly this, and its artifacts are as it left them.")
+    console.print(_decision(done.seal), style="bold")
+    for v in verdicts:
+        console.print(Text.assemble("  gate ", (f"{v['gate']:<14}", ""), (v["says"], "green" if v["says"] == "yes" else "bold red"), f"  {_evidence(v)}"))
+    for name, path in results.items():
+        console.print(f"  {name:<10} {path}")
+    console.print(f"  run        {done.run}")
+    console.print(f"  root       {done.root}")
+    console.print(f"Check it:    countersign verify {done.run}", style="dim")
+    sys.stdout.flush()
+
+
+def verification(result: Verification, *, as_json: bool) -> None:
+    """What verification found."""
+    if as_json:
+        answer(
+            {
+                "run": result.run,
+                "root": result.root,
+                "verified": result.ok,
+                "findings": [{"where": f.where, "what": f.what} for f in result.findings],
+                "records": len(result.records),
+                "artifacts_checked": result.checked,
+                "artifacts_elsewhere": result.elsewhere,
+                "signers": list(result.signers),
+            }
+        )
+        return
+    console = Console(highlight=False, soft_wrap=True)
+    for f in result.findings:
+        console.print(Text.assemble(("not verified ", "bold red"), str(f)))
+    if result.ok and result.seal:
+        console.print(Text.assemble(("verified ", "bold green"), f"{result.run}: {len(result.records)} records, {result.checked} artifacts checked byte for byte"))
+        if result.elsewhere:
+            console.print(f"  {result.elsewhere} artifacts known by digest only: their bytes are not here")
+        console.print(f"  outcome    {result.seal.outcome}")
+    console.print(f"  root       {result.root}")
+    for keyid in result.signers:
+        console.print(f"  signed by  {keyid} (unregistered local key)")
+    sys.stdout.flush()
+
+
+def _decision(seal: Seal) -> str:
+    words = {
+        Outcome.DONE: "Passed: every gate said yes.",
+        Outcome.REUSED: "Passed: every gate said yes (all steps reused).",
+        Outcome.REFUSED: "Refused: a gate said no.",
+        Outcome.FAILED: "Failed: a step did not finish.",
+    }
+    return words[seal.outcome]
+
+
+def _evidence(verdict: dict[str, Any]) -> str:
+    said = [r for r in verdict["rules"] if r["says"] == "no"] or verdict["rules"][:1]
+    limit = lambda r: f">= {r['at_least']:g}" if "at_least" in r else f"<= {r['at_most']:g}"  # noqa: E731
+    value = lambda r: "nothing" if r["value"] is None else f"{r['value']:.4g}"  # noqa: E731
+    more = f" and {len(verdict['rules']) - 1} more" if verdict["says"] == "yes" and len(verdict["rules"]) > 1 else ""
+    return "; ".join(f"{r['metric']} {value(r)} ({limit(r)})" for r in said) + more
+
+
+def _verdicts(session: Session, seal: Seal) -> list[dict[str, Any]]:
+    last = last_entries(seal)
+    records = [read_record(session.store, session.ring, last[t].sha256, t).record for t in seal.tasks if t in last]
+    return [v for r in records for v in r.verdicts or []]
