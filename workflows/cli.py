@@ -38,7 +38,9 @@ Run = Annotated[str, typer.Argument(help="A run's id, or @latest.")]
 @app.command()
 def run(
     pipeline: Annotated[str, typer.Argument(help="Name of a pipeline, such as loan_approval.")],
-    set_: Annotated[list[str] | None, typer.Option("--set", metavar="STEP.PARAMETER=VALUE", help="Override a parameter; it is recorded.")] = None,
+    set_: Annotated[
+        list[str] | None, typer.Option("--set", metavar="STEP.PARAMETER=VALUE", help="Override a parameter; it is recorded.")
+    ] = None,
     again: Annotated[bool, typer.Option("--again", help="Make a new run even if nothing has changed.")] = False,
     no_cache: Annotated[bool, typer.Option("--no-cache", help="Compute every step, reuse nothing.")] = False,
     jobs: Annotated[int, typer.Option(min=1, max=64, help="Steps at work at the same time.")] = len(os.sched_getaffinity(0)),
@@ -95,7 +97,9 @@ def main(words: list[str] | None = None) -> None:
     debug = "--debug" in words
     if debug:
         os.environ["COUNTERSIGN_DEBUG"] = "1"
-    sys.exit(_guarded(lambda: app(args=[w for w in words if w != "--debug"], prog_name="countersign", standalone_mode=False), words, debug=debug))
+    sys.exit(
+        _guarded(lambda: app(args=[w for w in words if w != "--debug"], prog_name="countersign", standalone_mode=False), words, debug=debug)
+    )
 
 
 def _guarded(command: Callable[[], object], words: list[str], *, debug: bool) -> int:

@@ -52,7 +52,7 @@ class Artifact:
     """Shown by `dvc metrics show`. Reports only."""
     plot: Plot | None = None
     decided_by: tuple[str, str] | None = None
-    """For tables of decisions: (key column, outcome column). Two runs that differ in scores but agree here agree in `decisions`."""
+    """For tables of decisions: (key column, outcome column). Runs that differ in scores may agree in `decisions`."""
     tolerance: float | None = None
     """Largest absolute difference of any number that still counts as reproduced, for steps that run on a GPU."""
 
@@ -244,9 +244,7 @@ def _inputs(pipeline: Pipeline) -> list[Problem]:
             elif i.name not in made:
                 found.append(Problem(what=f"unknown artifact {i.name}", where=_at(pipeline, s), expected="an output of some step"))
             elif made[i.name].kind != i.kind:
-                found.append(
-                    Problem(what=f"type mismatch on {i.name}", where=_at(pipeline, s), expected=made[i.name].kind, got=i.kind)
-                )
+                found.append(Problem(what=f"type mismatch on {i.name}", where=_at(pipeline, s), expected=made[i.name].kind, got=i.kind))
             elif made[i.name] != i:
                 found.append(Problem(what=f"artifact {i.name} is declared in two ways", where=_at(pipeline, s)))
     return found
@@ -264,7 +262,9 @@ def _gates(pipeline: Pipeline) -> list[Problem]:
             found.append(Problem(what="verdicts must be a report", where=_at(pipeline, s), got=s.verdicts.kind))
         for g in s.gates:
             if g.reads.name not in near:
-                found.append(Problem(what=f"gate {g.name} reads {g.reads.name}, which the step neither reads nor makes", where=_at(pipeline, s)))
+                found.append(
+                    Problem(what=f"gate {g.name} reads {g.reads.name}, which the step neither reads nor makes", where=_at(pipeline, s))
+                )
             if g.reads.kind is not Kind.REPORT:
                 found.append(Problem(what=f"gate {g.name} must read a report", where=_at(pipeline, s), got=g.reads.kind))
     names = Counter(g.name for s in pipeline.steps for g in s.gates)

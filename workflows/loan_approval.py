@@ -45,9 +45,7 @@ model = Artifact(name="model", kind=Kind.MODEL, description="The trained model")
 decision_rule = Artifact(name="decision_rule", kind=Kind.REPORT, description="How a score becomes a decision")
 training = Artifact(name="training", kind=Kind.REPORT, description="Parameters chosen, rounds, what fairness mitigation cost")
 oof = Artifact(name="oof", kind=Kind.TABLE, decided_by=("subject", "decision"), description="Out-of-fold scores and decisions")
-predictions = Artifact(
-    name="predictions", kind=Kind.TABLE, decided_by=("subject", "decision"), description="Hold-out scores and decisions"
-)
+predictions = Artifact(name="predictions", kind=Kind.TABLE, decided_by=("subject", "decision"), description="Hold-out scores and decisions")
 evaluation = Artifact(name="evaluation", kind=Kind.REPORT, metric=True, description="How well it predicts, against what")
 calibration = Artifact(
     name="calibration", kind=Kind.REPORT, plot=Plot(x="predicted", y="observed"), description="Predicted against observed approval"

@@ -62,7 +62,14 @@ def finished(session: Session, done: Finished, *, as_json: bool) -> None:
     if as_json:
         artifacts = [{"name": i.name, "sha256": i.sha256, "bytes": i.size, "path": paths[i.name]} for i in done.seal.outputs]
         answer(
-            {"run": done.run, "root": done.root, "outcome": done.seal.outcome, "unchanged": done.unchanged, "gates": verdicts, "artifacts": artifacts}
+            {
+                "run": done.run,
+                "root": done.root,
+                "outcome": done.seal.outcome,
+                "unchanged": done.unchanged,
+                "gates": verdicts,
+                "artifacts": artifacts,
+            }
         )
         return
     console = Console(highlight=False, soft_wrap=True)
@@ -70,7 +77,11 @@ def finished(session: Session, done: Finished, *, as_json: bool) -> None:
         console.print("Nothing to do: this run has done exactly this, and its artifacts are as it left them.")
     console.print(_decision(done.seal), style="bold")
     for v in verdicts:
-        console.print(Text.assemble("  gate ", (f"{v['gate']:<14}", ""), (v["says"], "green" if v["says"] == "yes" else "bold red"), f"  {_evidence(v)}"))
+        console.print(
+            Text.assemble(
+                "  gate ", (f"{v['gate']:<14}", ""), (v["says"], "green" if v["says"] == "yes" else "bold red"), f"  {_evidence(v)}"
+            )
+        )
     for name, path in results.items():
         console.print(f"  {name:<10} {path}")
     console.print(f"  run        {done.run}")
@@ -99,7 +110,12 @@ def verification(result: Verification, *, as_json: bool) -> None:
     for f in result.findings:
         console.print(Text.assemble(("not verified ", "bold red"), str(f)))
     if result.ok and result.seal:
-        console.print(Text.assemble(("verified ", "bold green"), f"{result.run}: {len(result.records)} records, {result.checked} artifacts checked byte for byte"))
+        console.print(
+            Text.assemble(
+                ("verified ", "bold green"),
+                f"{result.run}: {len(result.records)} records, {result.checked} artifacts checked byte for byte",
+            )
+        )
         if result.elsewhere:
             console.print(f"  {result.elsewhere} artifacts known by digest only: their bytes are not here")
         console.print(f"  outcome    {result.seal.outcome}")
@@ -120,11 +136,16 @@ def _decision(seal: Seal) -> str:
 
 
 def _evidence(verdict: dict[str, Any]) -> str:
-    said = [r for r in verdict["rules"] if r["says"] == "no"] or verdict["rules"][:1]
-    limit = lambda r: f">= {r['at_least']:g}" if "at_least" in r else f"<= {r['at_most']:g}"  # noqa: E731
-    value = lambda r: "nothing" if r["value"] is None else f"{r['value']:.4g}"  # noqa: E731
-    more = f" and {len(verdict['rules']) - 1} more" if verdict["says"] == "yes" and len(verdict["rules"]) > 1 else ""
-    return "; ".join(f"{r['metric']} {value(r)} ({limit(r)})" for r in said) + more
+    rules = verdict["rules"]
+    said = [r for r in rules if r["says"] == "no"] or rules[:1]
+    more = f" and {len(rules) - 1} more" if verdict["says"] == "yes" and len(rules) > 1 else ""
+    return "; ".join(map(_rule, said)) + more
+
+
+def _rule(rule: dict[str, Any]) -> str:
+    limit = f">= {rule['at_least']:g}" if "at_least" in rule else f"<= {rule['at_most']:g}"
+    value = "nothing" if rule["value"] is None else f"{rule['value']:.4g}"
+    return f"{rule['metric']} {value} ({limit})"
 
 
 def _verdicts(session: Session, seal: Seal) -> list[dict[str, Any]]:

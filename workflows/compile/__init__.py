@@ -1,0 +1,1 @@
+"""From a declaration to the files that the back ends read. No running here."""

@@ -38,14 +38,7 @@ def decode(data: bytes) -> Any:
 def _check(value: object, path: str, depth: int) -> None:
     if depth > MAX_DEPTH:
         raise NotCanonical(f"{path[:200]}: nested deeper than {MAX_DEPTH}")
-    if value is None or isinstance(value, bool | int):
-        return
-    if isinstance(value, str):
-        _check_text(value, path)
-    elif isinstance(value, float):
-        if not math.isfinite(value):
-            raise NotCanonical(f"{path}: {value} has no place in JSON")
-    elif isinstance(value, dict):
+    if isinstance(value, dict):
         for key, inner in value.items():
             if not isinstance(key, str):
                 raise NotCanonical(f"{path}: key {key!r} is not a string")
@@ -55,6 +48,15 @@ def _check(value: object, path: str, depth: int) -> None:
         for i, inner in enumerate(value):
             _check(inner, f"{path}[{i}]", depth + 1)
     else:
+        _check_leaf(value, path)
+
+
+def _check_leaf(value: object, path: str) -> None:
+    if isinstance(value, str):
+        _check_text(value, path)
+    elif isinstance(value, float) and not math.isfinite(value):
+        raise NotCanonical(f"{path}: {value} has no place in JSON")
+    elif not (value is None or isinstance(value, bool | int | float)):
         raise NotCanonical(f"{path}: a {type(value).__name__} has no place in JSON")
 
 

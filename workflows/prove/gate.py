@@ -128,4 +128,12 @@ def _rule_json(artifact: str, verdict: RuleVerdict) -> dict[str, Any]:
     rule = verdict.rule
     limit = {"at_least": rule.at_least} if rule.at_least is not None else {"at_most": rule.at_most}
     why = {"why": verdict.why} if verdict.why else {}
-    return {"metric": verdict.metric, "where": artifact, **limit, "value": verdict.value, "says": verdict.says, **why, "because": rule.because}
+    return {
+        "metric": verdict.metric,
+        "where": artifact,
+        **limit,
+        "value": verdict.value,
+        "says": verdict.says,
+        **why,
+        "because": rule.because,
+    }

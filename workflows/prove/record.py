@@ -20,6 +20,8 @@ class NotARecord(ValueError):
 
 
 class Outcome(StrEnum):
+    """What came of an attempt, or of a run."""
+
     DONE = "done"
     REUSED = "reused"
     """An earlier record's outputs were taken, after checking them."""
@@ -230,9 +232,7 @@ def _definition(r: Record) -> dict[str, Any]:
 
 
 def _details(r: Record) -> dict[str, Any]:
-    by: list[dict[str, Any]] = [
-        {"name": i.name, "digest": {"md5": i.md5}, "annotations": {"size": i.size}} for i in r.outputs
-    ]
+    by: list[dict[str, Any]] = [{"name": i.name, "digest": {"md5": i.md5}, "annotations": {"size": i.size}} for i in r.outputs]
     by.append({"name": "environment", "annotations": r.environment})
     if r.verdicts is not None:
         by.append({"name": "verdicts", "annotations": {"gates": r.verdicts}})
@@ -252,7 +252,11 @@ def _read(statement: dict[str, Any]) -> Record:
     inner = build["internalParameters"]
     dependencies: dict[str, dict[str, Any]] = {d["name"]: d for d in build["resolvedDependencies"]}
     by = {b["name"]: b for b in details["byproducts"]}
-    links = {k: Link(task=k.split(":", 1)[1], sha256=d["digest"]["sha256"]) for k, d in dependencies.items() if ":" in k and "sha256" in d["digest"]}
+    links = {
+        k: Link(task=k.split(":", 1)[1], sha256=d["digest"]["sha256"])
+        for k, d in dependencies.items()
+        if ":" in k and "sha256" in d["digest"]
+    }
     outcome = Outcome(details["countersign_outcome"])
     made = [] if statement["subject"][0]["name"].endswith("#failure") else statement["subject"]
     tree = dependencies["code:tree"]

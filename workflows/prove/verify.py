@@ -87,7 +87,9 @@ def verify(run: str, reader: Reader, keys: Keyring, *, expected_root: str | None
     """
     root = reader.root(run)
     if root is None:
-        return Verification(run=run, root=None, findings=(Finding(where=run, what="the run has no seal: it was not finished, or its root is missing"),))
+        return Verification(
+            run=run, root=None, findings=(Finding(where=run, what="the run has no seal: it was not finished, or its root is missing"),)
+        )
     findings: list[Finding] = []
     if expected_root is not None and root != expected_root:
         findings.append(Finding(where=f"{run}/root", what=f"the root is {root}, expected {expected_root}"))
@@ -284,7 +286,11 @@ def _contents(seal: Seal, records: Mapping[str, Record], reader: Reader) -> tupl
             if reader.holds_content:
                 findings.append(Finding(where=f"artifact {item.name} ({item.sha256})", what="missing from the store"))
         elif (got.sha256, got.md5, got.size) != (item.sha256, item.md5, item.size):
-            findings.append(Finding(where=f"artifact {item.name} ({item.sha256})", what=f"changed: its bytes have sha256 {got.sha256}, {got.size} bytes"))
+            findings.append(
+                Finding(
+                    where=f"artifact {item.name} ({item.sha256})", what=f"changed: its bytes have sha256 {got.sha256}, {got.size} bytes"
+                )
+            )
         else:
             checked += 1
     return checked, elsewhere, findings

@@ -1,0 +1,1 @@
+"""How a declared task is run: the driver, the stores, the runners."""

@@ -45,8 +45,12 @@ def look(pipeline: Pipeline, step: Step) -> tuple[Bound | None, list[Problem]]:
     given = {n: str(p.annotation) for n, p in signature.parameters.items()}
     expected = _expected(pipeline, step)
     params = vars(module).get(given["params"]) if "params" in given else None
-    problems = [Problem(what=f"{step.run} takes {n}, which the step does not give it", where=where) for n in given if n not in {*expected, "params"}]
-    problems += [Problem(what=f"{step.run} does not take {n}", where=where) for n in expected if n not in given and n not in _optional(step)]
+    problems = [
+        Problem(what=f"{step.run} takes {n}, which the step does not give it", where=where) for n in given if n not in {*expected, "params"}
+    ]
+    problems += [
+        Problem(what=f"{step.run} does not take {n}", where=where) for n in expected if n not in given and n not in _optional(step)
+    ]
     problems += [
         Problem(what=f"type mismatch on argument {n} of {step.run}", where=where, expected=expected[n], got=t)
         for n, t in given.items()
@@ -83,11 +87,15 @@ def _returns(step: Step, where: str, annotation: object, names: dict[str, Any]) 
     made = names.get(str(annotation))
     fields = getattr(made, "__annotations__", None)
     if fields is None or not hasattr(made, "_fields"):
-        return [Problem(what=f"{step.run} does not say what it makes", where=where, expected="a NamedTuple of its module", got=str(annotation))]
+        return [
+            Problem(what=f"{step.run} does not say what it makes", where=where, expected="a NamedTuple of its module", got=str(annotation))
+        ]
     fields = {n: getattr(t, "__forward_arg__", t) for n, t in fields.items()}
     expected = {a.name: WRITES[a.kind] for a in step.outputs}
     if set(fields) != set(expected):
-        return [Problem(what=f"{step.run} makes other things than the step", where=where, expected=", ".join(expected), got=", ".join(fields))]
+        return [
+            Problem(what=f"{step.run} makes other things than the step", where=where, expected=", ".join(expected), got=", ".join(fields))
+        ]
     return [
         Problem(what=f"type mismatch on output {n} of {step.run}", where=where, expected=expected[n], got=str(t))
         for n, t in fields.items()

@@ -139,7 +139,9 @@ def prepare(session: Session, journal: Journal, task: Task) -> Ready:
     upstream = journal.last(session.ring, task.upstream)
     for name in task.upstream:
         if name not in upstream or not upstream[name].record.outcome.good:
-            raise BadInput(Problem(what=f"{name} has not been run", where=f"{task.pipeline.name}.{task.id}"), hint="run the pipeline from its start")
+            raise BadInput(
+                Problem(what=f"{name} has not been run", where=f"{task.pipeline.name}.{task.id}"), hint="run the pipeline from its start"
+            )
     started = session.clock()
     _check_clock(started, upstream)
     inputs = (*_arrived(session, task, upstream), *_taken(session, task))
@@ -155,9 +157,13 @@ def explained(error: BaseException, task: Task) -> CountersignError:
     if isinstance(error, CountersignError):
         return error
     if isinstance(error, BadData):
-        return BadInput(Problem(what=error.what, where=f"{where}: {error.where}" if error.where else where, expected=error.expected, got=error.got))
+        return BadInput(
+            Problem(what=error.what, where=f"{where}: {error.where}" if error.where else where, expected=error.expected, got=error.got)
+        )
     if isinstance(error, KeyboardInterrupt):
-        return Temporary(Problem(what="interrupted", where=where), hint="the same command goes on from here: finished steps are not repeated")
+        return Temporary(
+            Problem(what="interrupted", where=where), hint="the same command goes on from here: finished steps are not repeated"
+        )
     if isinstance(error, MemoryError):
         return Temporary(Problem(what="out of memory", where=where), hint="give it more memory, or run fewer steps at a time: --jobs 1")
     if isinstance(error, OSError) and error.errno in files.FULL:
@@ -197,7 +203,9 @@ def _checked(session: Session, port: Port, expected: Item) -> Arrived:
         raise NotVerified(Problem(what=f"cannot be read: {error.strerror}", where=port.path)) from error
     if got.sha256 != expected.sha256:
         raise NotVerified(
-            Problem(what="not what the step before made: changed or cut short since", where=port.path, expected=expected.sha256, got=got.sha256),
+            Problem(
+                what="not what the step before made: changed or cut short since", where=port.path, expected=expected.sha256, got=got.sha256
+            ),
             hint="remove the file and run again: it comes back from the store",
         )
     return Arrived(name=port.artifact.name, path=path, item=expected)
@@ -268,7 +276,12 @@ def _cache_key(session: Session, task: Task, inputs: tuple[Arrived, ...], lineag
         "lineage": lineage,
     }
     return digest.tagged(
-        "cache-key", task.pipeline.name, task.id, code.step_digest(session.root, task.step), session.environment_key, canonical.encode(asked)
+        "cache-key",
+        task.pipeline.name,
+        task.id,
+        code.step_digest(session.root, task.step),
+        session.environment_key,
+        canonical.encode(asked),
     )
 
 
@@ -279,7 +292,11 @@ def _reusable(session: Session, ready: Ready, say: Any) -> Written | None:
         return None
     try:
         old = read_record(session.store, session.ring, named.decode("ascii", "replace").strip(), ready.task.id)
-        if (old.record.cache_key, old.record.outcome, old.record.name) != (ready.cache_key, Outcome.DONE, item_name(ready.task, ready.task.id)):
+        if (old.record.cache_key, old.record.outcome, old.record.name) != (
+            ready.cache_key,
+            Outcome.DONE,
+            item_name(ready.task, ready.task.id),
+        ):
             raise NotVerified("the cache names the record of another computation")
         for port, item in zip(ready.task.outputs, old.record.outputs, strict=True):
             _place(session, port, item)
@@ -416,12 +433,18 @@ def _unchanged(ready: Ready) -> None:
         except OSError:
             now = None
         if now is None or now.sha256 != a.item.sha256:
-            raise NotVerified(Problem(what="input changed while the step ran", where=a.item.name, expected=a.item.sha256, got=now.sha256 if now else "nothing"))
+            raise NotVerified(
+                Problem(
+                    what="input changed while the step ran", where=a.item.name, expected=a.item.sha256, got=now.sha256 if now else "nothing"
+                )
+            )
 
 
 def main(words: list[str] | None = None) -> int:
     """One task in the current checkout; the exit code is the contract with Argo and DVC."""
-    parser = argparse.ArgumentParser(prog="python -m workflows.run.driver", description="Run one step of a pipeline in the current checkout.")
+    parser = argparse.ArgumentParser(
+        prog="python -m workflows.run.driver", description="Run one step of a pipeline in the current checkout."
+    )
     parser.add_argument("pipeline")
     parser.add_argument("step")
     parser.add_argument("--item", help="which item of a fanned-out step")

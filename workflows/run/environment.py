@@ -45,7 +45,9 @@ def envelope() -> dict[str, Any]:
 def differences(recorded: dict[str, Any], now: dict[str, Any]) -> list[str]:
     """One line for each entry of the envelope that differs."""
     flat, other = _flat(recorded), _flat(now)
-    return [f"{k}: recorded {_short(flat.get(k))}, here {_short(other.get(k))}" for k in sorted({*flat, *other}) if flat.get(k) != other.get(k)]
+    return [
+        f"{k}: recorded {_short(flat.get(k))}, here {_short(other.get(k))}" for k in sorted({*flat, *other}) if flat.get(k) != other.get(k)
+    ]
 
 
 def _flat(value: dict[str, Any], path: str = "") -> dict[str, Any]:

@@ -59,10 +59,13 @@ def settle(temporary: Path, path: Path, *, durable: bool = True, mode: int = 0o6
     temporary.replace(path)
 
 
-def _explained(error: OSError, folder: Path) -> OSError | Temporary:
-    if error.errno not in FULL:
-        return error
+def disk_full(path: Path) -> Temporary:
+    """What to tell a person when there was no room to write at `path`."""
     return Temporary(
-        Problem(what="no room left on the disk; nothing half-written was kept", where=str(folder)),
+        Problem(what="no room left on the disk; nothing half-written was kept", where=str(path)),
         hint="make room and run the same command again: finished steps are not repeated",
     )
+
+
+def _explained(error: OSError, folder: Path) -> OSError | Temporary:
+    return disk_full(folder) if error.errno in FULL else error

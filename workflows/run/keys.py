@@ -1,9 +1,9 @@
 """Keys of this person or machine: they live outside the repository, in files that only their owner can read.
 
-| what | from the environment | else |
+| what | from the environment | else, made when first needed |
 |---|---|---|
-| signing key | `COUNTERSIGN_SIGNING_KEY_FILE`, a PEM file | `signing.pem` in the key folder, made when first needed |
-| secrets such as `masking_key` | `COUNTERSIGN_MASKING_KEY` (hexadecimal) or `COUNTERSIGN_MASKING_KEY_FILE` | `masking_key` in the key folder, likewise |
+| signing key | `COUNTERSIGN_SIGNING_KEY_FILE`, a PEM file | `signing.pem` in the key folder |
+| a secret, such as `masking_key` | `COUNTERSIGN_MASKING_KEY` (hexadecimal), `COUNTERSIGN_MASKING_KEY_FILE` | `masking_key` there |
 
 The key folder is `COUNTERSIGN_KEYS`, else `countersign` in the user's configuration folder.
 """

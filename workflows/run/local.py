@@ -15,7 +15,7 @@ from typing import Literal, NoReturn
 from workflows.declare import Kind
 from workflows.errors import BadInput, CountersignError, GateRefused, NotVerified, Problem, Temporary
 from workflows.plan import Task, tasks
-from workflows.prove.record import Outcome, Seal
+from workflows.prove.record import Seal
 from workflows.run.driver import abandon, explained, place_outputs, run_task
 from workflows.run.journal import Journal
 from workflows.run.session import Session, open_journal
@@ -161,9 +161,17 @@ class _Pool:
 
     def _died(self, child: _Child, status: int) -> CountersignError:
         late = time.monotonic() - child.begun > child.task.step.resources.timeout
-        how = f"took longer than {child.task.step.resources.timeout} s" if late else f"was killed by signal {os.WTERMSIG(status)}" if os.WIFSIGNALED(status) else "died"
+        how = (
+            f"took longer than {child.task.step.resources.timeout} s"
+            if late
+            else f"was killed by signal {os.WTERMSIG(status)}"
+            if os.WIFSIGNALED(status)
+            else "died"
+        )
         where = f"{child.task.pipeline.name}.{child.task.id}"
-        error = Temporary(Problem(what=f"the step {how}", where=where), hint="out of memory? try --jobs 1; the same command goes on from here")
+        error = Temporary(
+            Problem(what=f"the step {how}", where=where), hint="out of memory? try --jobs 1; the same command goes on from here"
+        )
         abandon(self.session, self.journal, child.task, error)
         return error
 
@@ -190,11 +198,11 @@ def _fork(session: Session, journal: Journal, task: Task) -> tuple[int, _Child]:
     sys.stderr.flush()
     pipe, said = os.pipe()
     pid = os.fork()
-    if pid:
-        os.close(said)
-        return pid, _Child(task=task, pipe=pipe)
-    os.close(pipe)
-    _child(session, journal, task, said)
+    if pid == 0:
+        os.close(pipe)
+        _child(session, journal, task, said)
+    os.close(said)
+    return pid, _Child(task=task, pipe=pipe)
 
 
 def _child(session: Session, journal: Journal, task: Task, said: int) -> NoReturn:
@@ -203,10 +211,14 @@ def _child(session: Session, journal: Journal, task: Task, said: int) -> NoRetur
         try:
             answer: dict[str, object] = {"outcome": run_task(session, journal, task).record.outcome}
             code = 0
-        except BaseException as error:  # noqa: BLE001  # whatever it was, the parent must hear of it
+        except BaseException as error:  # whatever it was, the parent must hear of it
             failure = explained(error, task)
             code = failure.exit_code
-            answer = {"error": type(failure).__name__, "hint": failure.hint, "problems": [[p.what, p.where, p.expected, p.got] for p in failure.problems]}
+            answer = {
+                "error": type(failure).__name__,
+                "hint": failure.hint,
+                "problems": [[p.what, p.where, p.expected, p.got] for p in failure.problems],
+            }
             if os.environ.get("COUNTERSIGN_DEBUG"):
                 import traceback
 
@@ -221,10 +233,5 @@ def _child(session: Session, journal: Journal, task: Task, said: int) -> NoRetur
 
 
 def _error(said: dict[str, object]) -> CountersignError:
-    problems = [Problem(what=p[0], where=p[1], expected=p[2], got=p[3]) for p in said["problems"]]  # type: ignore[attr-defined, index]
+    problems = [Problem(what=p[0], where=p[1], expected=p[2], got=p[3]) for p in said["problems"]]  # type: ignore[attr-defined]
     return ERRORS[str(said["error"])](*problems, hint=str(said["hint"]))
-
-
-def outcome_word(outcome: Outcome) -> str:
-    """The run's outcome as a person says it."""
-    return {Outcome.DONE: "approved", Outcome.REUSED: "approved", Outcome.REFUSED: "refused", Outcome.FAILED: "failed"}[outcome]

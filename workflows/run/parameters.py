@@ -82,7 +82,9 @@ def read(root: Path, pipeline: Pipeline, overrides: Mapping[str, Any], *, only: 
     if not only:
         known = {s.name for s in pipeline.steps}
         problems += [
-            Problem(what=f"no step {n}", where=pipeline.params_path, expected=f"one of {', '.join(sorted(known))}") for n in raw if n not in known
+            Problem(what=f"no step {n}", where=pipeline.params_path, expected=f"one of {', '.join(sorted(known))}")
+            for n in raw
+            if n not in known
         ]
     for s in steps:
         problems += _wrong_with(pipeline, s, raw.get(s.name))
@@ -134,7 +136,9 @@ def _wrong_with(pipeline: Pipeline, step: Step, section: object) -> list[Problem
         problems.append(Problem(what=f"holds a value that JSON has no form for: {error}", where=where))
     except ValidationError as error:
         problems += [
-            Problem(what=e["msg"], where=".".join((where, *map(str, e["loc"]))), got="" if e["type"] == "missing" else repr(e["input"])[:80])
+            Problem(
+                what=e["msg"], where=".".join((where, *map(str, e["loc"]))), got="" if e["type"] == "missing" else repr(e["input"])[:80]
+            )
             for e in error.errors()
         ]
     return problems

@@ -105,7 +105,11 @@ class Session:
         """What a run would do, as a name: equal for equal code, parameters, environment, keys and source data."""
         parts: list[str] = []
         for t in tasks(self.pipeline):
-            asked: Mapping[str, Any] = {"params": self.settings.of(t.step), "rules": self.settings.rules_of(t.step), "secrets": self.fingerprints(t)}
+            asked: Mapping[str, Any] = {
+                "params": self.settings.of(t.step),
+                "rules": self.settings.rules_of(t.step),
+                "secrets": self.fingerprints(t),
+            }
             parts += [t.id, code.step_digest(self.root, t.step), canonical.encode(asked).decode()]
         data = [x for name in sorted(self.taken) for x in (name, self.taken[name].sha256)]
         sha = digest.tagged("plan", self.pipeline.name, self.environment_key, *data, *parts)
@@ -127,7 +131,9 @@ def checkout() -> Path:
     for folder in (here, *here.parents):
         if (folder / "workflows" / "declare.py").is_file():
             return folder
-    raise BadInput(Problem(what="not inside a Countersign repository", where=str(here)), hint="change to the folder that holds workflows/ and params/")
+    raise BadInput(
+        Problem(what="not inside a Countersign repository", where=str(here)), hint="change to the folder that holds workflows/ and params/"
+    )
 
 
 def find_pipeline(name: str) -> Pipeline:

@@ -47,7 +47,10 @@ def make_session(root: Path, pipeline: Pipeline, overrides: list[str], *, reuse_
     settings = parameters.read(root, pipeline, parameters.overrides_of(overrides))
     signer, made = keys.signer()
     if made:
-        print(f"made a signing key for this machine: {keys.folder() / 'signing.pem'} (its records are signed by an unregistered local key)", file=sys.stderr)
+        print(
+            f"made a signing key for this machine: {keys.folder() / 'signing.pem'} (its records are signed by an unregistered local key)",
+            file=sys.stderr,
+        )
     store = local_store(root)
     store.put_document(f"keys/{signer.keyid}.pem", signer.public_pem)
     return Session(root=root, pipeline=pipeline, settings=settings, store=store, signer=signer, ring=keys.ring(store), reuse=reuse_results)
@@ -119,7 +122,4 @@ def _ancestors(pipeline: Pipeline, task: Task) -> set[str]:
 def _fill(session: Session, journal: Journal, wanted: list[Task]) -> bool:
     """Give tasks that were not run now a record of reuse; false where one has to be computed first."""
     have = journal.attempts()
-    for t in wanted:
-        if t.id not in have and reuse(session, journal, prepare(session, journal, t)) is None:
-            return False
-    return True
+    return all(t.id in have or reuse(session, journal, prepare(session, journal, t)) is not None for t in wanted)

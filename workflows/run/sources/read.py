@@ -80,7 +80,10 @@ def _read_csv(source: Source, path: Path, schema: Any) -> Any:
     names = _header(source, path, delimiter, encoding)
     _check_names(source, schema, names, delimiter)
     convert = csv.ConvertOptions(
-        column_types=dict.fromkeys(names, pa.string()), null_values=[form.get("null", "")], strings_can_be_null=True, quoted_strings_can_be_null=False
+        column_types=dict.fromkeys(names, pa.string()),
+        null_values=[form.get("null", "")],
+        strings_can_be_null=True,
+        quoted_strings_can_be_null=False,
     )
     try:
         table = csv.read_csv(
@@ -97,7 +100,11 @@ def _csv_problem(source: Source, error: Exception, delimiter: str, encoding: str
     if isinstance(error, UnicodeDecodeError) or "UTF8" in text:
         return Problem(what=f"source {source.name} is not {encoding}", where=source.at)
     if "Expected" in text and "columns" in text:
-        return Problem(what=f"a row of source {source.name} has another number of fields than the header", where=source.at, expected=f"delimiter {delimiter!r}")
+        return Problem(
+            what=f"a row of source {source.name} has another number of fields than the header",
+            where=source.at,
+            expected=f"delimiter {delimiter!r}",
+        )
     return Problem(what=f"source {source.name} cannot be read as CSV", where=source.at)
 
 
@@ -132,7 +139,9 @@ def _typed(source: Source, schema: Any, table: Any) -> Any:
     for c in schema["columns"]:
         wanted = types.get(c["type"])
         if wanted is None:
-            problems.append(Problem(what=f"column {c['name']} has an unknown type", where=str(source.schema), expected=", ".join(types), got=c["type"]))
+            problems.append(
+                Problem(what=f"column {c['name']} has an unknown type", where=str(source.schema), expected=", ".join(types), got=c["type"])
+            )
             continue
         column = table.column(c["name"])
         try:
@@ -159,4 +168,9 @@ def _mistyped(source: Source, column: dict[str, Any], values: Any, wanted: Any) 
         if len(bad) > SHOWN:
             break
     rows = ", ".join(map(str, bad[:SHOWN])) + (" and more" if len(bad) > SHOWN else "")
-    return Problem(what=f"column {column['name']} does not hold what its type says", where=f"{source.at}, rows {rows}", expected=column["type"], got=str(values.type))
+    return Problem(
+        what=f"column {column['name']} does not hold what its type says",
+        where=f"{source.at}, rows {rows}",
+        expected=column["type"],
+        got=str(values.type),
+    )

@@ -8,8 +8,12 @@ from urllib.parse import urlsplit
 from workflows.declare import Source
 from workflows.errors import BadInput, Problem, Temporary
 
+SERVER_ERROR = 500  # from here on the fault is the server's, and may pass
+
 
 class S3:
+    """The adapter for objects in S3."""
+
     def suffix(self, source: Source) -> str:
         return PurePosixPath(urlsplit(source.at).path).suffix
 
@@ -28,7 +32,7 @@ class S3:
         except ClientError as error:
             code = error.response.get("Error", {}).get("Code", "unknown")
             status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
-            kind = Temporary if status >= 500 or code in {"SlowDown", "RequestTimeout"} else BadInput
+            kind = Temporary if status >= SERVER_ERROR or code in {"SlowDown", "RequestTimeout"} else BadInput
             raise kind(Problem(what=f"S3 says {code}", where=source.at)) from error
         except BotoCoreError as error:
             raise Temporary(Problem(what=f"S3 does not answer: {type(error).__name__}", where=source.at)) from error

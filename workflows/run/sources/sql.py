@@ -16,6 +16,8 @@ from workflows.run import codec
 
 
 class Sql:
+    """The adapter for queries on PostgreSQL."""
+
     def suffix(self, source: Source) -> str:
         del source
         return ".parquet"

@@ -1,0 +1,54 @@
+# make run: the loan-approval pipeline on real data. make test: everything CI checks. make help: the rest.
+SHELL := bash
+PYTHON ?= $(shell command -v python3.11 || echo python3)
+VENV := .venv
+BIN := $(VENV)/bin
+export PATH := $(CURDIR)/$(BIN):$(PATH)
+export DVC_NO_ANALYTICS := 1
+
+.PHONY: help run test lint unit browser bench compile lock clean install
+
+help: ## this list
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+
+run: $(VENV)/installed ## run the loan-approval pipeline on real data
+	@dvc pull --quiet
+	@countersign run loan_approval
+
+test: lint unit ## everything CI checks
+
+lint: $(VENV)/installed ## style, types, layers, stale generated files
+	ruff check .
+	ruff format --check .
+	mypy
+	lint-imports
+	countersign compile --check
+
+unit: $(VENV)/installed ## the tests
+	@dvc pull --quiet
+	pytest
+
+bench: $(VENV)/installed ## measure, side by side with what one would use instead; writes docs/benchmarks.md
+	python tests/bench/run.py
+
+compile: $(VENV)/installed ## write dvc.yaml and the Argo manifests from the declarations
+	countersign compile
+
+lock: ## resolve the requirements anew, with hashes and without addresses
+	infra/lock/lock.sh
+
+install: $(VENV)/installed ## the environment, from the locked requirements
+
+$(VENV)/installed: requirements-dev.lock pyproject.toml
+	@$(PYTHON) -c 'import sys, venv; sys.exit(sys.version_info[:2] != (3, 11))' 2>/dev/null || \
+	  { echo "error: Python 3.11 with venv is needed; on Debian 12: apt-get install python3.11-venv" >&2; exit 2; }
+	@{ /sbin/ldconfig -p 2>/dev/null || ldconfig -p; } | grep -q libgomp.so.1 || \
+	  { echo "error: LightGBM needs OpenMP's library; on Debian 12: apt-get install libgomp1" >&2; exit 2; }
+	@echo "Installing the locked requirements into $(VENV) (a few minutes, once)"
+	@$(PYTHON) -m venv $(VENV)
+	@$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes -r requirements-dev.lock
+	@$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	@touch $@
+
+clean: ## remove what runs and tests leave behind (not the environment, not the store)
+	rm -rf artifacts .pytest_cache .mypy_cache .ruff_cache .hypothesis build dist
