@@ -224,10 +224,7 @@ def _taken(session: Session, task: Task) -> tuple[Arrived, ...]:
 
 
 def _where_taken(session: Session, task: Task, source: Source) -> Path:
-    if not sources.is_remote(source):
-        return session.root / source.at
-    folder = sources.snapshot_path(session.root, task.pipeline.name, source, "").parent
-    return next(p for p in folder.iterdir() if p.stem == source.name)
+    return sources.snapshot_path(session.root, task.pipeline.name, source) if sources.is_remote(source) else session.root / source.at
 
 
 def item_name(task: Task, port: str) -> str:

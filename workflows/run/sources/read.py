@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,8 @@ from workflows.run.sources.s3 import S3
 from workflows.run.sources.sql import Sql
 
 ADAPTERS: dict[str, Adapter] = {"s3": S3(), "postgresql": Sql()}
+GIVEN = "COUNTERSIGN_GIVEN"
+"""A folder with a file for each source, by its name: set by a reproduction, which must see what the original saw."""
 SHOWN = 5  # rows named in a message
 
 
@@ -26,6 +29,8 @@ def is_remote(source: Source) -> bool:
 
 def take(root: Path, pipeline: str, source: Source) -> Path:
     """The file that holds the source's bytes as they are now: the file itself, or a snapshot of what is remote."""
+    if given := os.environ.get(GIVEN):
+        return _given(root, pipeline, source, Path(given))
     if not is_remote(source):
         path = root / source.at
         if not path.is_file():
@@ -35,13 +40,24 @@ def take(root: Path, pipeline: str, source: Source) -> Path:
     adapter = ADAPTERS.get(urlsplit(source.at).scheme)
     if adapter is None:
         raise BadInput(Problem(what=f"source {source.name} has an unknown scheme", where=source.at, expected="s3:// or postgresql://"))
-    to = snapshot_path(root, pipeline, source, adapter.suffix(source))
+    to = snapshot_path(root, pipeline, source)
     with files.whole(to, durable=False) as temporary:
         adapter.take(source, temporary)
     return to
 
 
-def snapshot_path(root: Path, pipeline: str, source: Source, suffix: str) -> Path:
+def _given(root: Path, pipeline: str, source: Source, folder: Path) -> Path:
+    to = snapshot_path(root, pipeline, source) if is_remote(source) else root / source.at
+    try:
+        files.write(to, (folder / source.name).read_bytes(), durable=False)
+    except FileNotFoundError:
+        raise BadInput(Problem(what=f"source {source.name} was not given", where=str(folder))) from None
+    return to
+
+
+def snapshot_path(root: Path, pipeline: str, source: Source) -> Path:
+    """Where the bytes of a remote source are put."""
+    suffix = ADAPTERS[urlsplit(source.at).scheme].suffix(source)
     return root / "artifacts" / pipeline / "source" / f"{source.name}{suffix}"
 
 
