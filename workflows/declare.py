@@ -98,7 +98,7 @@ class Resources:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class FanOut:
-    """One step run once an item. Its function gets the item as the keyword `name`; a consumer gets all outputs as a tuple, in this order."""
+    """One step run once an item. Its function gets the item as the keyword `name`; a consumer gets a tuple, in this order."""
 
     name: str
     over: tuple[str, ...]

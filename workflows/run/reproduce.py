@@ -19,17 +19,17 @@ from pathlib import Path
 from typing import Any
 
 from workflows import code
-from workflows.declare import Pipeline
 from workflows.errors import BadInput, CountersignError, GateRefused, NotVerified, Problem
-from workflows.plan import LOCK, tasks
+from workflows.plan import LOCK
 from workflows.prove import canonical, digest
-from workflows.prove.record import Item, Outcome, Record, Seal
+from workflows.prove.record import Outcome, Record, Seal
 from workflows.prove.verify import Verification, last_entries
 from workflows.run import environment, keys
-from workflows.run.session import find_pipeline, tree_files
-from workflows.run.sources.read import SNAPSHOTS, is_remote, snapshot_path
+from workflows.run.session import TREE
+from workflows.run.sources.read import GIVEN
 from workflows.run.store.interface import Store
 
+DATA = ".countersign/given"
 PINNED = re.compile(r"^([A-Za-z0-9._-]+)==([^ \\]+)", re.MULTILINE)
 
 
@@ -83,7 +83,9 @@ def execute(original: Original, workspace: Path, python: str = sys.executable) -
     """
     _requirements(original, workspace)
     words = [python, "-m", "workflows.cli", "run", original.seal.pipeline, "--no-cache", "--json"]
-    env = {k: v for k, v in os.environ.items() if k != "PYTHONPATH" and not k.startswith("COUNTERSIGN_SET_")} | {SNAPSHOTS: "1"}
+    env = {k: v for k, v in os.environ.items() if k != "PYTHONPATH" and not k.startswith("COUNTERSIGN_SET_")} | {
+        GIVEN: str(workspace / DATA)
+    }
     done = subprocess.run(words, cwd=workspace, env=env, stdout=subprocess.PIPE, text=True, check=False)  # noqa: S603  # our own program
     try:
         answers = _objects(done.stdout)
@@ -116,7 +118,7 @@ def _code(original: Original, record: Record, repository: Path, into: Path) -> N
         data = _git_archive(repository, record.code.commit or "")
     with tarfile.open(fileobj=io.BytesIO(data)) as tar:
         tar.extractall(into, filter="data")
-    listed = tree_files(into)
+        listed = [m.name for m in tar if m.isfile() and m.name.split("/")[0] in TREE]
     got = digest.of_tree((p, code.sha256_of(into / p)) for p in listed)
     if got != record.code.tree:
         raise NotVerified(
@@ -160,12 +162,10 @@ def _secrets(original: Original) -> None:
 
 
 def _data(original: Original, into: Path) -> None:
-    pipeline: Pipeline = find_pipeline(original.seal.pipeline)
-    read = {i.name: i for r in original.standing for i in r.inputs}
-    for s in {s.name: s for t in tasks(pipeline) for s in t.sources}.values():
-        item: Item = read[f"{pipeline.name}/{s.name}"]
-        to = snapshot_path(into, pipeline.name, s) if is_remote(s) else into / s.at
-        original.store.fetch_content(item, to)
+    # What was read and made by no step came from outside. Which file it goes to, the declaration of that commit knows.
+    made = {i.name for r in original.standing for i in r.outputs}
+    for item in {i for r in original.standing for i in r.inputs if i.name not in made}:
+        original.store.fetch_content(item, into / DATA / item.name.partition("/")[2])
 
 
 def _requirements(original: Original, workspace: Path) -> None:
@@ -177,7 +177,7 @@ def _requirements(original: Original, workspace: Path) -> None:
         )
     wrong = list(_not_installed(PINNED.findall((workspace / LOCK).read_text())))
     if wrong:
-        hint = f"install them: python3.11 -m venv VENV && VENV/bin/pip install --require-hashes -r {workspace / LOCK}, then --python VENV/bin/python"
+        hint = f"install them in an environment of their own: pip install --require-hashes -r {workspace / LOCK}"
         raise BadInput(*wrong, hint=hint)
 
 
