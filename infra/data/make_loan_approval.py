@@ -12,7 +12,7 @@ The same locked requirements give the same bytes on every machine: no clock, no 
 from __future__ import annotations
 
 import csv
-import datetime
+import datetime as dt
 import hashlib
 import random
 import sys
@@ -46,7 +46,7 @@ LEFT_OUT = {
 WHOLE = ("unit", "married", "dep", "rep", "male", "min30")
 """Whole numbers that loanapp keeps as floats only because some are missing."""
 
-FIRST_BIRTH, LAST_BIRTH = datetime.date(1920, 1, 1), datetime.date(1969, 12, 31)
+FIRST_BIRTH, LAST_BIRTH = dt.date(1920, 1, 1), dt.date(1969, 12, 31)
 
 Row = dict[str, Any]
 
@@ -101,7 +101,7 @@ def identities(count: int) -> list[Row]:
             "national_id": national_id,
             "street_address": fake.address().replace("\n", ", "),
             "phone": f"{rng.choice((413, 508, 617))}-555-01{rng.randrange(100):02d}",
-            "birth_date": (FIRST_BIRTH + datetime.timedelta(days=rng.randrange(days + 1))).isoformat(),
+            "birth_date": (FIRST_BIRTH + dt.timedelta(days=rng.randrange(days + 1))).isoformat(),
             "account_number": f"ZZ{rng.randrange(10**20):020d}",
         }
         for national_id in national_ids(rng, count)
