@@ -126,7 +126,7 @@ def failed_checks(table: pa.Table, params: ValidateParams) -> dict[str, npt.NDAr
 
 
 def schema_of(params: ValidateParams) -> pandera.DataFrameSchema:
-    """The parameters as a pandera schema. A check's error text is its name in the report."""
+    """Turn the parameters into a pandera schema. A check's error text is its name in the report."""
     import pandera.pandas as pandera
 
     def column(name: str, checks: list[pandera.Check]) -> pandera.Column:
@@ -150,7 +150,7 @@ def schema_of(params: ValidateParams) -> pandera.DataFrameSchema:
 
 
 def wide_checks(params: ValidateParams) -> list[pandera.Check]:
-    """Checks over several columns. A missing part makes no failure here: its own column says so."""
+    """Make the checks over several columns. A missing part makes no failure here: its own column says so."""
     import pandera.pandas as pandera
 
     def agrees(rule: Ratio) -> pandera.Check:
