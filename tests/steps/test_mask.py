@@ -132,7 +132,9 @@ def test_large_families_are_cut_off_and_missing_stays_missing() -> None:
 
 @settings(deadline=None, max_examples=60)
 @given(
-    rows=st.lists(st.tuples(st.integers(1920, 1969), st.integers(0, 5), st.sampled_from([0, 1, None]), st.integers(0, 1)), min_size=6, max_size=40),
+    rows=st.lists(
+        st.tuples(st.integers(1920, 1969), st.integers(0, 5), st.sampled_from([0, 1, None]), st.integers(0, 1)), min_size=6, max_size=40
+    ),
     wanted=st.integers(2, 4),
 )
 def test_result_is_k_anonymous_or_refused(rows: list[tuple[int, int, int | None, int]], wanted: int) -> None:

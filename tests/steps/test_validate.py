@@ -118,6 +118,7 @@ def test_order_of_rows_changes_nothing() -> None:
         (rows(term=["360", "180", "360", "360"]), {}, "column holds no numbers"),
         (rows(), {"categories": {"term": [1], "approve": [0, 1]}}, "a column has a range and categories"),
         (rows(), {"categories": {"male": [0, 1]}}, "the label has no categories"),
+        (rows(), {"ranges": {"term": [600, 1]}}, "a range is turned round"),
     ],
 )
 def test_a_wrong_table_is_refused(table: pa.Table, changes: dict[str, Any], what: str) -> None:
