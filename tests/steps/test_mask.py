@@ -123,6 +123,14 @@ def test_small_groups_are_blanked_then_dropped() -> None:
     assert made.masking["smallest_groups"] == [{"size": 2, "groups": 1}, {"size": 3, "groups": 1}, {"size": 4, "groups": 1}]
 
 
+def test_a_lone_row_is_joined_by_a_whole_group_rather_than_dropped() -> None:
+    """One woman with three children among others with none or one: the smaller group gives up its details to hide her."""
+    table = people(9, dep=[3, 0, 0, 0, 0, 0, 1, 1, 1], male=[0] * 9)
+    made = mask(applications=table, masking_key=KEY, params=params(wanted_k=3))
+    assert made.masked.sort_by("amount")["dep"].to_pylist() == [None, 0, 0, 0, 0, 0, None, None, None]
+    assert (made.masking["k"], made.masking["suppressed_rows"]) == (4, 0)
+
+
 def test_large_families_are_cut_off_and_missing_stays_missing() -> None:
     table = people(dep=pa.array([3, 4, 5, 6, 8, 3, None, None]), male=[0] * 8)
     made = mask(applications=table, masking_key=KEY, params=params(wanted_k=2))
