@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 
@@ -168,19 +169,24 @@ def problems_of(pipeline: Pipeline) -> list[Problem]:
 
 def upstream(pipeline: Pipeline, step: Step) -> tuple[Step, ...]:
     """The steps whose outputs `step` reads, each once, in the order of its inputs."""
-    makers = pipeline.makers()
-    found = {makers[i.name].name: makers[i.name] for i in step.inputs if isinstance(i, Artifact) and i.name in makers}
-    return tuple(found.values())
+    return _upstream(pipeline.makers(), step)
 
 
 def in_order(pipeline: Pipeline) -> tuple[Step, ...]:
     """Steps so that each comes after what it reads; ties in declaration order. A step on a cycle is left out."""
+    makers = pipeline.makers()
+    needs = {id(s): {u.name for u in _upstream(makers, s)} for s in pipeline.steps}
     done: dict[str, Step] = {}
     waiting = list(pipeline.steps)
-    while ready := [s for s in waiting if all(u.name in done for u in upstream(pipeline, s))]:
-        done[ready[0].name] = ready[0]
-        waiting.remove(ready[0])
+    while (ready := next((i for i, s in enumerate(waiting) if needs[id(s)] <= done.keys()), None)) is not None:
+        step = waiting.pop(ready)
+        done[step.name] = step
     return tuple(done.values())
+
+
+def _upstream(makers: Mapping[str, Step], step: Step) -> tuple[Step, ...]:
+    found = {makers[i.name].name: makers[i.name] for i in step.inputs if isinstance(i, Artifact) and i.name in makers}
+    return tuple(found.values())
 
 
 def _at(pipeline: Pipeline, step: Step | None = None) -> str:

@@ -22,7 +22,6 @@ from typing import Any
 import structlog
 
 from steps.types import BadData
-from workflows import code
 from workflows.declare import Artifact, Source
 from workflows.errors import BadInput, CountersignError, GateRefused, NotVerified, Problem, Temporary
 from workflows.plan import Port, Task, tasks
@@ -31,7 +30,7 @@ from workflows.prove.digest import Digests
 from workflows.prove.gate import Verdict, judge
 from workflows.prove.record import Item, Link, Outcome, Record
 from workflows.prove.verify import CLOCK_SKEW
-from workflows.run import codec, environment, files, keys
+from workflows.run import codec, environment, files
 from workflows.run.binding import bind
 from workflows.run.journal import Journal, Written, read_record
 from workflows.run.parameters import build
@@ -146,7 +145,7 @@ def prepare(session: Session, journal: Journal, task: Task) -> Ready:
     _check_clock(started, upstream)
     inputs = (*_arrived(session, task, upstream), *_taken(session, task))
     lineage = _lineage(session, journal, task, upstream) if task.step.lineage else None
-    attempt = max(journal.attempts().get(task.id, {0: ""})) + 1
+    attempt = max(journal.attempts_of(task.id), default=0) + 1
     key = _cache_key(session, task, inputs, lineage)
     return Ready(task=task, attempt=attempt, upstream=upstream, inputs=inputs, lineage=lineage, cache_key=key, started=started)
 
@@ -276,7 +275,7 @@ def _cache_key(session: Session, task: Task, inputs: tuple[Arrived, ...], lineag
         "cache-key",
         task.pipeline.name,
         task.id,
-        code.step_digest(session.root, task.step),
+        session.code_digest(task.step),
         session.environment_key,
         canonical.encode(asked),
     )
@@ -384,7 +383,7 @@ def _values(session: Session, ready: Ready) -> dict[str, Any]:
         else:
             values = tuple(codec.load(i.kind, a.path) for a in by_name[i.name])
             given[i.name] = values if i.name in joined else values[0]
-    given |= {name: keys.secret(name) for name in task.step.secrets}
+    given |= {name: session.secret(name) for name in task.step.secrets}
     if task.step.fan_out:
         given[task.step.fan_out.name] = task.item
     if ready.lineage is not None:

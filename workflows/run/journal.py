@@ -48,6 +48,11 @@ class Journal:
             found.setdefault(task, {})[int(attempt)] = data.decode().strip()
         return found
 
+    def attempts_of(self, task: str) -> dict[int, str]:
+        """Attempt -> digest of the record. Looks at one task only, however long the run is."""
+        listed = self.store.list_documents(f"runs/{self.run}/steps/{task}")
+        return {int(attempt): data.decode().strip() for attempt, data in listed.items()}
+
     def append(self, record: Record, signer: Signer) -> Written:
         """Sign a record and keep it; the run's index names it last, so a crash leaves no name without a record."""
         envelope = signer.sign(encode_record(record))
@@ -59,9 +64,8 @@ class Journal:
 
     def last(self, keys: Keyring, tasks: Iterable[str]) -> dict[str, Written]:
         """The last record of each of `tasks` that has one, checked."""
-        attempts = self.attempts()
-        wanted = {t: attempts[t][max(attempts[t])] for t in tasks if t in attempts}
-        return {t: read_record(self.store, keys, sha, f"{self.run}/{t}") for t, sha in wanted.items()}
+        wanted = {t: attempts for t in tasks if (attempts := self.attempts_of(t))}
+        return {t: read_record(self.store, keys, a[max(a)], f"{self.run}/{t}") for t, a in wanted.items()}
 
     def seal(self, *, pipeline: str, tasks: tuple[str, ...], keys: Keyring, signer: Signer, sealed: str) -> tuple[Seal, str]:
         """End the run: sign the list of all its records, in the order of the tasks. The root is the digest of that."""
@@ -116,7 +120,7 @@ def find(store: Store, name: str) -> str:
     """The run meant by `@latest`, an id, or the part of an id before its attempt; `BadInput` where there is none."""
     if name == "@latest":
         latest = store.get_document(LATEST)
-        if latest is None:
+        if not latest:
             raise BadInput(Problem(what="there is no run yet", where=store.place), hint="make one with: countersign run PIPELINE")
         return latest.decode().strip()
     known = runs(store)

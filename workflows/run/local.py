@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import select
@@ -98,25 +99,34 @@ class _Pool:
     def __init__(self, session: Session, journal: Journal, jobs: int, tell: Callable[[Event], None]) -> None:
         self.session, self.journal, self.jobs, self.tell = session, journal, jobs, tell
         self.waiting = list(tasks(session.pipeline))
+        self.needs = {t.id: t.upstream for t in self.waiting}
         self.done: set[str] = {t for t, w in journal.last(session.ring, [t.id for t in self.waiting]).items() if w.record.outcome.good}
         self.waiting = [t for t in self.waiting if t.id not in self.done]
         self.children: dict[int, _Child] = {}
+        self.leaving: list[int] = []
         self.error: CountersignError | None = None
 
     def run(self) -> CountersignError | None:
         """The first failure, or None when every task is done."""
+        self.session.learn()
         _preload(self.session)
+        # What there is now is shared with every child; without this, their garbage collections would copy it page by page.
+        gc.freeze()
         try:
             while self._start() or self.children:
                 self._wait()
         except KeyboardInterrupt:
             self._interrupted()
+        finally:
+            gc.unfreeze()
+            for pid in self.leaving:
+                os.waitpid(pid, 0)
         return self.error
 
     def _start(self) -> bool:
         started = False
         while self.error is None and len(self.children) < self.jobs:
-            ready = next((t for t in self.waiting if self.done.issuperset(t.upstream)), None)
+            ready = next((t for t in self.waiting if self.done.issuperset(self.needs[t.id])), None)
             if ready is None:
                 break
             self.waiting.remove(ready)
@@ -146,13 +156,15 @@ class _Pool:
     def _finish(self, pid: int, child: _Child) -> None:
         del self.children[pid]
         os.close(child.pipe)
-        _, status = os.waitpid(pid, 0)
         seconds = time.monotonic() - child.begun
         said = json.loads(child.said) if child.said else None
         if said and "outcome" in said:
+            # Its record is written; the kernel can take its memory apart while the next task starts.
+            self.leaving.append(pid)
             self.done.add(child.task.id)
             self.tell(Event(what=said["outcome"], task=child.task.id, seconds=seconds, running=self._running()))
             return
+        _, status = os.waitpid(pid, 0)
         error = _error(said) if said else self._died(child, status)
         what: Literal["refused", "failed"] = "refused" if isinstance(error, GateRefused) else "failed"
         self.tell(Event(what=what, task=child.task.id, seconds=seconds, running=self._running()))

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from workflows import code
-from workflows.declare import Pipeline
+from workflows.declare import Pipeline, Step
 from workflows.errors import BadInput, Problem
 from workflows.plan import LOCK, Task, tasks
 from workflows.prove import canonical, digest
@@ -58,8 +58,29 @@ class Session:
     taken: dict[str, Digests] = field(default_factory=dict)
     """Sources taken at the start of the run, by name, so that every step of it sees the same bytes."""
 
+    _secrets: dict[str, bytes] = field(default_factory=dict, repr=False)
+    _code: dict[str, str] = field(default_factory=dict)
+
+    def learn(self) -> None:
+        """Find out now what is the same for every task, so that tasks forked from here need not each find it out."""
+        for step in self.pipeline.steps:
+            self.code_digest(step)
+        _ = self.environment_key, self.tree, environment.envelope()
+
+    def secret(self, name: str) -> bytes:
+        """A secret, read once: what a record says of it holds for what the step was given."""
+        if name not in self._secrets:
+            self._secrets[name] = keys.secret(name)
+        return self._secrets[name]
+
+    def code_digest(self, step: Step) -> str:
+        """Digest of a step's code, taken once: an edit in the middle of a run is of no effect on it, and says nothing about it."""
+        if step.name not in self._code:
+            self._code[step.name] = code.step_digest(self.root, step)
+        return self._code[step.name]
+
     def fingerprints(self, task: Task) -> dict[str, str]:
-        return {name: keys.fingerprint(name, keys.secret(name)) for name in task.step.secrets}
+        return {name: keys.fingerprint(name, self.secret(name)) for name in task.step.secrets}
 
     @cached_property
     def lock(self) -> str:
@@ -93,7 +114,7 @@ class Session:
     def code_of(self, task: Task) -> Code:
         commit, dirty = self.revision
         tree, snapshot = self.tree
-        return Code(step=code.step_digest(self.root, task.step), tree=tree, commit=commit, dirty=dirty, snapshot=snapshot)
+        return Code(step=self.code_digest(task.step), tree=tree, commit=commit, dirty=dirty, snapshot=snapshot)
 
     def take_sources(self) -> None:
         """Take every source of the pipeline now."""
@@ -110,7 +131,7 @@ class Session:
                 "rules": self.settings.rules_of(t.step),
                 "secrets": self.fingerprints(t),
             }
-            parts += [t.id, code.step_digest(self.root, t.step), canonical.encode(asked).decode()]
+            parts += [t.id, self.code_digest(t.step), canonical.encode(asked).decode()]
         data = [x for name in sorted(self.taken) for x in (name, self.taken[name].sha256)]
         sha = digest.tagged("plan", self.pipeline.name, self.environment_key, *data, *parts)
         return f"{self.pipeline.name.replace('_', '-')}-{sha[:12]}"

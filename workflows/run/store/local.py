@@ -55,9 +55,14 @@ class LocalStore:
 
     def put_document(self, name: str, data: bytes) -> None:
         path = self.documents / name
-        if not name.startswith(REPLACEABLE) and path.exists() and path.read_bytes() != data:
+        replaceable = name.startswith(REPLACEABLE)
+        kept = self.get_document(name)
+        if kept == data:
+            return
+        if kept is not None and not replaceable:
             raise NotVerified(Problem(what="the store already has other bytes under this name", where=str(path)))
-        files.write(path, data)
+        # What only saves work need not survive a power cut: it is checked on every use.
+        files.write(path, data, durable=not replaceable)
 
     def get_document(self, name: str) -> bytes | None:
         try:
