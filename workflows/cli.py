@@ -12,13 +12,14 @@ from typing import Annotated, Any
 import typer
 
 from workflows import show
-from workflows.errors import CountersignError, NotVerified
+from workflows.compile import dvc_lock
+from workflows.errors import BadInput, CountersignError, NotVerified, Problem
 from workflows.prove.verify import verify as verify_chain
 from workflows.run import journal, keys
 from workflows.run.local import run_pipeline
 from workflows.run.lock import only_one
 from workflows.run.reader import StoreReader
-from workflows.run.session import checkout, find_pipeline, local_store
+from workflows.run.session import checkout, find_pipeline, local_store, pipeline_names
 from workflows.run.single import log_to, make_session, told
 
 app = typer.Typer(
@@ -53,6 +54,7 @@ def run(
         session = make_session(root, declared, set_ or [], reuse_results=not no_cache)
         with show.progress(quiet=as_json) as tell, _logging(root):
             finished = run_pipeline(session, again=again or no_cache, jobs=jobs, tell=tell)
+        dvc_lock.update(root, declared, session.settings, journal.standing(session.store, session.ring, finished.seal))
         show.finished(session, finished, as_json=as_json)
     if finished.error:
         raise finished.error
@@ -72,6 +74,22 @@ def verify(
     show.verification(result, as_json=as_json)
     if not result.ok:
         raise typer.Exit(NotVerified.exit_code)
+
+
+@app.command("compile")
+def compile_(
+    check: Annotated[bool, typer.Option("--check", help="Change nothing; fail if a generated file is stale.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Write dvc.yaml and the Argo manifests from the declarations."""
+    from workflows.compile import everything
+
+    root = checkout()
+    compiled = everything.compile_all(root, [find_pipeline(n) for n in pipeline_names(root)])
+    changed = everything.stale(root, compiled) if check else everything.write(root, compiled)
+    if check and changed:
+        raise BadInput(*(Problem(what="is not what the declarations say", where=p) for p in changed), hint="run: countersign compile")
+    show.compiled(sorted(compiled.texts), changed, as_json=as_json)
 
 
 @keys_app.command()

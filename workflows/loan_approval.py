@@ -28,13 +28,13 @@ champion = Source(
 
 # --- What is made on the way
 applications = Artifact(name="applications", kind=Kind.TABLE, description="Both sources, joined on the application")
-ingestion = Artifact(name="ingestion", kind=Kind.REPORT, metric=True, description="Rows read, joined and dropped, and why")
+ingestion = Artifact(name="ingestion", kind=Kind.REPORT, description="Rows read, joined and dropped, and why")
 masked = Artifact(name="masked", kind=Kind.TABLE, description="Applications without direct identifiers")
-masking = Artifact(name="masking", kind=Kind.REPORT, metric=True, description="What was masked, and k-anonymity of what is left")
+masking = Artifact(name="masking", kind=Kind.REPORT, description="What was masked, and k-anonymity of what is left")
 privacy_verdicts = Artifact(name="privacy_verdicts", kind=Kind.REPORT)
 valid = Artifact(name="valid", kind=Kind.TABLE, description="Applications that meet the schema")
 quarantine = Artifact(name="quarantine", kind=Kind.TABLE, description="Applications that do not, with reasons")
-validation = Artifact(name="validation", kind=Kind.REPORT, metric=True, description="Rows checked and quarantined, by reason")
+validation = Artifact(name="validation", kind=Kind.REPORT, description="Rows checked and quarantined, by reason")
 quality_verdicts = Artifact(name="quality_verdicts", kind=Kind.REPORT)
 train_rows = Artifact(name="train_rows", kind=Kind.TABLE, description="Subject, fold, label and features to learn from")
 train_protected = Artifact(name="train_protected", kind=Kind.TABLE, description="Protected attributes of the same subjects")
@@ -50,9 +50,9 @@ evaluation = Artifact(name="evaluation", kind=Kind.REPORT, metric=True, descript
 calibration = Artifact(
     name="calibration", kind=Kind.REPORT, plot=Plot(x="predicted", y="observed"), description="Predicted against observed approval"
 )
-fairness = Artifact(name="fairness", kind=Kind.REPORT, metric=True, description="Decisions by race, ethnicity, sex and together")
+fairness = Artifact(name="fairness", kind=Kind.REPORT, description="Decisions by race, ethnicity, sex and together")
 reference = Artifact(name="reference", kind=Kind.TABLE, description="Sketch of the training distribution")
-drift = Artifact(name="drift", kind=Kind.REPORT, metric=True, description="Hold-out against the reference, column by column")
+drift = Artifact(name="drift", kind=Kind.REPORT, description="Hold-out against the reference, column by column")
 importance = Artifact(
     name="importance", kind=Kind.REPORT, plot=Plot(x="contribution", y="feature"), description="Mean absolute contribution of each feature"
 )

@@ -14,8 +14,8 @@ from rich.text import Text
 
 from workflows.plan import tasks
 from workflows.prove.record import Outcome, Seal
-from workflows.prove.verify import Verification, last_entries
-from workflows.run.journal import read_record
+from workflows.prove.verify import Verification
+from workflows.run.journal import standing
 from workflows.run.local import Event, Finished
 from workflows.run.session import Session
 
@@ -54,7 +54,7 @@ def _line(console: Console, event: Event) -> None:
 
 def finished(session: Session, done: Finished, *, as_json: bool) -> None:
     """The end of a run: what was decided, what each gate said, where the evidence is."""
-    verdicts = _verdicts(session, done.seal)
+    verdicts = [v for r in standing(session.store, session.ring, done.seal).values() for v in r.verdicts or []]
     paths = {f"{session.pipeline.name}/{p.name}": p.path for t in tasks(session.pipeline) for p in t.outputs}
     results = {a.name: paths[f"{session.pipeline.name}/{a.name}"] for a in session.pipeline.results}
     made = {i.name for i in done.seal.outputs}
@@ -88,6 +88,15 @@ def finished(session: Session, done: Finished, *, as_json: bool) -> None:
     console.print(f"  root       {done.root}")
     console.print(f"Check it:    countersign verify {done.run}", style="dim")
     sys.stdout.flush()
+
+
+def compiled(paths: list[str], changed: list[str], *, as_json: bool) -> None:
+    """What compilation wrote."""
+    if as_json:
+        answer({"files": paths, "changed": changed})
+        return
+    for path in sorted({*paths, *changed}):
+        print(f"{'written' if path in changed else 'fresh  '} {path}")
 
 
 def verification(result: Verification, *, as_json: bool) -> None:
@@ -146,9 +155,3 @@ def _rule(rule: dict[str, Any]) -> str:
     limit = f">= {rule['at_least']:g}" if "at_least" in rule else f"<= {rule['at_most']:g}"
     value = "nothing" if rule["value"] is None else f"{rule['value']:.4g}"
     return f"{rule['metric']} {value} ({limit})"
-
-
-def _verdicts(session: Session, seal: Seal) -> list[dict[str, Any]]:
-    last = last_entries(seal)
-    records = [read_record(session.store, session.ring, last[t].sha256, t).record for t in seal.tasks if t in last]
-    return [v for r in records for v in r.verdicts or []]

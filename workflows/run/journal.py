@@ -10,6 +10,7 @@ from workflows.errors import BadInput, NotVerified, Problem
 from workflows.prove import digest
 from workflows.prove.record import NotARecord, Outcome, Record, Seal, SealEntry, decode_record, decode_seal, encode_record, encode_seal
 from workflows.prove.signature import BadSignature, Keyring, Signer
+from workflows.prove.verify import last_entries
 from workflows.run.store.interface import Store
 
 LATEST = "cache/latest"
@@ -114,6 +115,12 @@ def read_record(store: Store, keys: Keyring, sha256: str, where: str) -> Written
         return Written(record=decode_record(payload), sha256=sha256)
     except NotARecord as error:
         raise NotVerified(Problem(what=str(error), where=where)) from None
+
+
+def standing(store: Store, keys: Keyring, seal: Seal) -> dict[str, Record]:
+    """The last record of each task of a sealed run, by task, in the order of the tasks."""
+    last = last_entries(seal)
+    return {t: read_record(store, keys, last[t].sha256, f"{seal.run}/{t}").record for t in seal.tasks if t in last}
 
 
 def find(store: Store, name: str) -> str:
