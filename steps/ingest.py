@@ -84,7 +84,7 @@ def check_sources(sources: dict[str, pa.Table], params: IngestParams) -> None:
 
 
 def with_key(table: pa.Table, key: str) -> pa.Table:
-    """The table with its key normalised; blank becomes null."""
+    """Normalise the key of a table; blank becomes null."""
     values = [(normalise(v) or None) if v is not None else None for v in table[key].to_pylist()]
     return table.set_column(table.column_names.index(key), key, pa.array(values, pa.string()))
 
@@ -115,6 +115,6 @@ def distinct(table: pa.Table) -> pa.Table:
 
 
 def uncontradicted(table: pa.Table, key: str) -> pa.Table:
-    """The rows whose key no other row has."""
+    """Keep the rows whose key no other row has."""
     count = table.group_by(key, use_threads=False).aggregate([([], "count_all")])
     return table.filter(pc.is_in(table[key], count.filter(pc.equal(count["count_all"], 1))[key]))

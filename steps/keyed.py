@@ -25,12 +25,12 @@ def keyed_digest(key: bytes, purpose: str, *parts: str) -> bytes:
 
 
 def share(digest: bytes) -> float:
-    """A number in [0, 1) from the digest's first 53 bits: all that a float holds, so every step is equally likely."""
+    """Give a number in [0, 1) from the digest's first 53 bits: all that a float holds, so every step is equally likely."""
     return (int.from_bytes(digest[:8], "big") >> 11) / 2**53
 
 
 def normalise(value: str) -> str:
-    """What two spellings of one identity have in common: Unicode NFKC, folded case, single spaces, none at the ends.
+    """Reduce spellings of one identity to one: Unicode NFKC, folded case, single spaces, none at the ends.
 
     `" Ana  LÓPEZ"` and `"ana lópez"` are one; punctuation and accents stay, since they can tell people apart.
     """

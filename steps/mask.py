@@ -99,7 +99,7 @@ def check_columns(table: pa.Table, params: MaskParams) -> None:
 
 
 def tokens_of(column: pa.ChunkedArray, name: str, key: bytes) -> pa.Array:
-    """A token for every value (64 hex digits); null and blank stay null."""
+    """Give every value a token (64 hex digits); null and blank stay null."""
     clean = [normalise(str(v)) if v is not None else "" for v in column.to_pylist()]
     return pa.array([keyed_digest(key, "token", name, v).hex() if v else None for v in clean], pa.string())
 
@@ -120,9 +120,13 @@ def coarsen(table: pa.Table, key: bytes, params: MaskParams) -> pa.Table:
 
 
 def as_codes(table: pa.Table, columns: list[str]) -> Codes:
-    """(rows, columns) numbers that are equal where the values are; -1 is missing or blanked."""
-    encoded = [table[c].combine_chunks().dictionary_encode().indices for c in columns]
-    return np.stack([pc.fill_null(e, -1).to_numpy().astype(np.int64) for e in encoded], axis=1)
+    """(rows, columns) numbers that are equal and ordered as the values are; -1 is missing or blanked."""
+
+    def one(column: pa.Array) -> Codes:
+        rank = pc.rank(column, sort_keys="ascending", tiebreaker="dense")
+        return np.where(pc.is_null(column).to_numpy(zero_copy_only=False), -1, rank.to_numpy().astype(np.int64))
+
+    return np.stack([one(table[c].combine_chunks()) for c in columns], axis=1)
 
 
 def group_sizes(codes: Codes) -> Codes:
@@ -135,20 +139,39 @@ def hide_small_groups(codes: Codes, params: MaskParams) -> tuple[dict[str, Flags
     """Which cells to blank, by column, and which rows stay.
 
     Local suppression: column after column of `blank_order` is blanked, only in rows whose group is still too small. A
-    group that is large enough never loses a row, so no step undoes an earlier one. Rows that still stand out are dropped.
+    group that is large enough never loses a row, so no step undoes an earlier one. What then still stands out is joined by
+    its nearest group (`join_leftovers`), because rare people are those whose treatment one wants to see, and dropping
+    them would hide it. Only those are dropped for whom all rows alike in the other columns do not make a group.
     """
-    codes = codes.copy()
-    blanked: dict[str, Flags] = {}
-    for column in params.blank_order:
-        at = params.quasi_identifiers.index(column)
-        small = group_sizes(codes) < params.wanted_k
-        blanked[column] = small & (codes[:, at] >= 0)
-        codes[small, at] = -1
-    return blanked, group_sizes(codes) >= params.wanted_k
+    hidden = codes.copy()
+    places = [params.quasi_identifiers.index(column) for column in params.blank_order]
+    for at in places:
+        hidden[group_sizes(hidden) < params.wanted_k, at] = -1
+    join_leftovers(hidden, places, params.wanted_k)
+    blanked = {column: (hidden[:, at] < 0) & (codes[:, at] >= 0) for column, at in zip(params.blank_order, places, strict=True)}
+    return blanked, group_sizes(hidden) >= params.wanted_k
+
+
+def join_leftovers(codes: Codes, places: list[int], wanted: int) -> None:
+    """Blank whole groups, the smallest first, until the rows that are blank in all `places` are enough. Changes `codes`.
+
+    Groups join only rows that agree with them in every column that may not be blanked. Ties go to the smaller values.
+    """
+    small = group_sizes(codes) < wanted
+    rest = np.delete(codes, places, axis=1)
+    for kind in np.unique(rest[small], axis=0):
+        alike = (rest == kind).all(axis=1)
+        groups, size = np.unique(codes[alike & ~small], axis=0, return_counts=True)
+        missing = wanted - int((alike & small).sum())
+        for group, rows in sorted(zip(groups.tolist(), size.tolist(), strict=True), key=lambda g: (g[1], g[0])):
+            if missing <= 0:
+                break
+            codes[np.ix_((codes == group).all(axis=1), places)] = -1
+            missing -= rows
 
 
 def smallest_groups(sizes: Codes, most: int = 5) -> list[dict[str, int]]:
-    """The smallest group sizes and how many groups have each; no values, which could point at somebody."""
+    """List the smallest group sizes and how many groups have each; no values, which could point at somebody."""
     size, rows = np.unique(sizes, return_counts=True)
     return [{"size": int(s), "groups": int(n // s)} for s, n in zip(size[:most], rows[:most], strict=True)]
 

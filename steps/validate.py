@@ -5,7 +5,7 @@ Also turns the bank's yes/no flags into the protected attributes that fairness i
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Annotated, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -39,7 +39,9 @@ class ValidateParams(Params):
     """What a good row looks like."""
 
     label: str = Field(min_length=1, description="Column with the bank's decision; must have categories")
-    ranges: dict[str, list[float]] = Field(description="Number columns: column -> [smallest, largest], both allowed")
+    ranges: dict[str, Annotated[list[float], Field(min_length=2, max_length=2)]] = Field(
+        description="Number columns: column -> [smallest, largest], both allowed"
+    )
     categories: dict[str, list[int]] = Field(description="Coded columns: column -> codes allowed")
     missing_codes: dict[str, list[float]] = Field(description="Numbers that a source writes for missing: column -> numbers")
     may_be_missing: list[str] = Field(description="Columns that may be empty; in any other a missing value fails the row")
@@ -88,6 +90,8 @@ def check_table(table: pa.Table, params: ValidateParams) -> None:
     """Stop on an empty table, a missing column, a column that holds no numbers, or parameters at odds."""
     if twice := sorted(set(params.ranges) & set(params.categories)):
         raise BadData("a column has a range and categories", where="validate", expected="one of them", got=", ".join(twice))
+    if turned := sorted(name for name, (low, high) in params.ranges.items() if low > high):
+        raise BadData("a range is turned round", where="validate.ranges", expected="[smallest, largest]", got=", ".join(turned))
     if params.label not in params.categories:
         raise BadData("the label has no categories", where="validate.categories", expected=params.label)
     wide = [c for r in params.ratios for c in (r.ratio, r.of, r.to)] + [c for group in params.exactly_one for c in group]
@@ -126,7 +130,7 @@ def failed_checks(table: pa.Table, params: ValidateParams) -> dict[str, npt.NDAr
 
 
 def schema_of(params: ValidateParams) -> pandera.DataFrameSchema:
-    """The parameters as a pandera schema. A check's error text is its name in the report."""
+    """Turn the parameters into a pandera schema. A check's error text is its name in the report."""
     import pandera.pandas as pandera
 
     def column(name: str, checks: list[pandera.Check]) -> pandera.Column:
@@ -150,7 +154,7 @@ def schema_of(params: ValidateParams) -> pandera.DataFrameSchema:
 
 
 def wide_checks(params: ValidateParams) -> list[pandera.Check]:
-    """Checks over several columns. A missing part makes no failure here: its own column says so."""
+    """Make the checks over several columns. A missing part makes no failure here: its own column says so."""
     import pandera.pandas as pandera
 
     def agrees(rule: Ratio) -> pandera.Check:

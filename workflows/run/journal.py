@@ -87,8 +87,12 @@ class Journal:
         root = digest.of_bytes(envelope).sha256
         self.store.put_document(f"records/{root}", envelope)
         self.store.put_document(f"runs/{self.run}/root", f"{root}\n".encode())
-        self.store.put_document(LATEST, f"{self.run}\n".encode())
+        self.is_latest()
         return seal, root
+
+    def is_latest(self) -> None:
+        """Let `@latest` mean this run."""
+        self.store.put_document(LATEST, f"{self.run}\n".encode())
 
     def read_seal(self, keys: Keyring) -> tuple[Seal, str]:
         """The seal and the root of a finished run, checked."""

@@ -87,6 +87,7 @@ def _already(session: Session, plan: str) -> Finished | None:
         if not seal.outcome.good:
             return None
         place_outputs(session, seal.outputs)
+        found.is_latest()
     except NotVerified:
         return None
     return Finished(run=found.run, seal=seal, root=root, unchanged=True)
