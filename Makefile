@@ -29,7 +29,7 @@ unit: $(VENV)/installed ## the tests
 	pytest
 
 bench: $(VENV)/installed ## measure, side by side with what one would use instead; writes docs/benchmarks.md
-	python tests/bench/run.py
+	python tests/bench/run.py $(if $(ONLY),--only $(ONLY))
 
 compile: $(VENV)/installed ## write dvc.yaml and the Argo manifests from the declarations
 	countersign compile

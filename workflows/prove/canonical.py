@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Iterable
 from typing import Any
 
 MAX_DEPTH = 64
@@ -20,19 +21,47 @@ class NotCanonical(ValueError):
 def encode(value: object) -> bytes:
     """The canonical bytes of a JSON value; `NotCanonical` names the path of what cannot be written."""
     _check(value, "$", 0)
-    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False).encode()
+    return _dump(value)
 
 
 def decode(data: bytes) -> Any:
     """The value whose canonical form is `data`; anything else, even other white space, is `NotCanonical`."""
-    try:
-        value = json.loads(data)
-        again = encode(value)
-    except (ValueError, RecursionError) as error:
-        raise NotCanonical(f"not JSON that can be read: {error}") from None
-    if again != data:
+    value = read(data)
+    if not matches(value, data):
         raise NotCanonical("JSON, but not in canonical form")
     return value
+
+
+def read(data: bytes) -> Any:
+    """The value of JSON of any form, for a caller who then asks `matches`. Nothing deeper than `MAX_DEPTH` is let in."""
+    try:
+        value = json.loads(data.decode())
+    except (ValueError, RecursionError) as error:
+        raise NotCanonical(f"not JSON that can be read: {error}") from None
+    level = [value]
+    for _ in range(MAX_DEPTH + 1):
+        level = [x for c in level for x in _inside(c) if isinstance(x, dict | list)]
+        if not level:
+            return value
+    raise NotCanonical(f"nested deeper than {MAX_DEPTH}")
+
+
+def matches(value: object, data: bytes) -> bool:
+    """Whether `data` is the canonical form of a value that came from JSON: it is written anew and compared."""
+    try:
+        return _dump(value) == data
+    except (ValueError, RecursionError):
+        return False
+
+
+def _dump(value: object) -> bytes:
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False).encode()
+
+
+def _inside(value: object) -> Iterable[Any]:
+    if isinstance(value, dict):
+        return value.values()
+    return value if isinstance(value, list) else ()
 
 
 def _check(value: object, path: str, depth: int) -> None:

@@ -15,6 +15,10 @@ class BadPolicy(ValueError):
     """A policy that cannot be judged by."""
 
 
+class BadVerdict(ValueError):
+    """A verdict that does not follow from the evidence it gives."""
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Rule:
     """One threshold, and why it has that value.
@@ -72,6 +76,38 @@ def judge(gate: str, artifact: str, rules: Sequence[Rule], report: Mapping[str, 
     """What `rules` say of a report. A metric that is not there says no."""
     found = [v for rule in rules for v in _apply(rule, report)]
     return Verdict(gate=gate, artifact=artifact, rules=tuple(found))
+
+
+def says(verdict: object) -> Says:
+    """What a recorded verdict says, worked out anew from its numbers; `BadVerdict` where it says something else.
+
+    A rule without a value says what its policy chose for a missing one, which the verdict does not repeat.
+    """
+    if not isinstance(verdict, Mapping) or not isinstance(verdict.get("gate"), str):
+        raise BadVerdict("a verdict without a gate")
+    rules = verdict.get("rules")
+    if not isinstance(rules, list):
+        raise BadVerdict(f"{verdict['gate']!r} lists no rules")
+    said: list[Says] = [_recorded(r) for r in rules]
+    found: Says = "yes" if said and all(s == "yes" for s in said) else "no"
+    if verdict.get("says") != found:
+        raise BadVerdict(f"{verdict['gate']!r} says {verdict.get('says')!r}, but its rules come to {found}")
+    return found
+
+
+def _recorded(rule: object) -> Says:
+    limits = {"at_least", "at_most"} & set(rule) if isinstance(rule, Mapping) else set()
+    if not isinstance(rule, Mapping) or len(limits) != 1 or rule.get("says") not in {"yes", "no"}:
+        raise BadVerdict("a rule that cannot be read")
+    limit, value, said = rule[next(iter(limits))], rule.get("value"), rule["says"]
+    if value is None:
+        return said  # type: ignore[no-any-return]  # one of the two, as checked
+    if not _is_number(limit) or not _is_number(value):
+        raise BadVerdict(f"{rule.get('metric')!r} compares what is no number")
+    found: Says = "yes" if (value >= limit if "at_least" in limits else value <= limit) else "no"
+    if said != found:
+        raise BadVerdict(f"{rule.get('metric')!r} says {said}, but {value!r} against {limit!r} is {found}")
+    return found
 
 
 def _wrong_with(rule: object) -> list[str]:

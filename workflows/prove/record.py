@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
@@ -13,6 +15,18 @@ PROVENANCE = "https://slsa.dev/provenance/v1"
 SEAL = "urn:countersign:seal:v1"
 BUILD_TYPE = "urn:countersign:step:v1"
 BUILDER = "urn:countersign:driver:v1"
+
+MAX_RECORD = 64 * 1024 * 1024  # bytes: the seal of a run of 100,000 tasks is smaller
+
+# What may stand in a record. Names and digests become paths and lines on a terminal, so nothing else is let in.
+SHA256 = re.compile(r"[0-9a-f]{64}")
+_MD5 = re.compile(r"[0-9a-f]{32}")
+_COMMIT = re.compile(r"[0-9a-f]{40}([0-9a-f]{24})?")
+_RUN = re.compile(r"[a-z0-9][a-z0-9-]{0,199}")
+_PIPELINE = re.compile(r"[a-z][a-z0-9_]{0,99}")
+_TASK = re.compile(r"[a-z][a-z0-9_]{0,99}(@[a-z0-9-]{1,99})?")
+_TIME = re.compile(r"[0-9]{4}-[01][0-9]-[0-3][0-9]T[0-2][0-9]:[0-5][0-9]:[0-5][0-9]\.[0-9]{6}\+00:00")
+SNAPSHOT = "code:snapshot"
 
 
 class NotARecord(ValueError):
@@ -125,50 +139,31 @@ class Seal:
 
 def encode_record(record: Record) -> bytes:
     """The statement's canonical bytes: in-toto Statement v1 with SLSA Provenance v1."""
-    return canonical.encode(
-        {
-            "_type": STATEMENT,
-            "subject": [_subject(i) for i in record.outputs] or [_failure_subject(record)],
-            "predicateType": PROVENANCE,
-            "predicate": {"buildDefinition": _definition(record), "runDetails": _details(record)},
-        }
-    )
+    return canonical.encode(_statement(record))
 
 
 def decode_record(payload: bytes) -> Record:
     """The record that encodes to exactly these bytes; anything else is `NotARecord`."""
     try:
-        statement = canonical.decode(payload)
-        record = _read(statement)
+        record = _read(canonical.read(payload))
+        wrong = _wrong_with(record)
+        same = not wrong and canonical.matches(_statement(record), payload)
     except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
         raise NotARecord(f"not a step's record: {type(error).__name__}: {error}") from None
-    if encode_record(record) != payload:
-        raise NotARecord("not a step's record: it has entries that this format does not have")
+    if not same:
+        raise NotARecord(f"not a step's record: {wrong or 'it has entries or a form that this format does not have'}")
     return record
 
 
 def encode_seal(seal: Seal) -> bytes:
-    return canonical.encode(
-        {
-            "_type": STATEMENT,
-            "subject": [_subject(i) for i in seal.outputs] or [{"name": seal.run, "digest": {"sha256": _seal_chain(seal)}}],
-            "predicateType": SEAL,
-            "predicate": {
-                "pipeline": seal.pipeline,
-                "run": seal.run,
-                "outcome": seal.outcome,
-                "tasks": list(seal.tasks),
-                "records": [asdict(e) for e in seal.records],
-                "outputs": [asdict(i) for i in seal.outputs],
-                "sealed": seal.sealed,
-            },
-        }
-    )
+    """The canonical bytes of a run's seal, an in-toto Statement about the artifacts that stand."""
+    return canonical.encode(_seal_statement(seal))
 
 
 def decode_seal(payload: bytes) -> Seal:
+    """The seal that encodes to exactly these bytes; anything else is `NotARecord`."""
     try:
-        p = canonical.decode(payload)["predicate"]
+        p = canonical.read(payload)["predicate"]
         seal = Seal(
             pipeline=p["pipeline"],
             run=p["run"],
@@ -178,11 +173,107 @@ def decode_seal(payload: bytes) -> Seal:
             outputs=tuple(Item(**i) for i in p["outputs"]),
             sealed=p["sealed"],
         )
+        wrong = _wrong_with_seal(seal)
+        same = not wrong and canonical.matches(_seal_statement(seal), payload)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise NotARecord(f"not a run's seal: {type(error).__name__}: {error}") from None
-    if encode_seal(seal) != payload:
-        raise NotARecord("not a run's seal: it has entries that this format does not have")
+    if not same:
+        raise NotARecord(f"not a run's seal: {wrong or 'it has entries or a form that this format does not have'}")
     return seal
+
+
+def outcome_of(tasks: Iterable[str], last: Mapping[str, Outcome]) -> Outcome:
+    """What a run came to, from the outcome of the last attempt at each task; a task without one failed."""
+    outcomes = {last.get(t, Outcome.FAILED) for t in tasks}
+    if outcomes <= {Outcome.REUSED}:
+        return Outcome.REUSED
+    if all(o.good for o in outcomes):
+        return Outcome.DONE
+    # A task that never began because one before it was refused has no record, and is no failure.
+    return Outcome.REFUSED if Outcome.REFUSED in outcomes and Outcome.FAILED not in last.values() else Outcome.FAILED
+
+
+def _wrong_with(r: Record) -> str:
+    """The first thing in a record that must not stand there; empty where all is sound."""
+    names = [i.name for i in (*r.inputs, *r.outputs)]
+    tasks = [r.task, *(link.task for link in _links_of(r))]
+    digests = [r.code.step, r.code.tree, r.lock, r.cache_key, *(link.sha256 for link in _links_of(r)), *([r.image] if r.image else [])]
+    snapshot = [r.code.snapshot] if r.code.snapshot else []
+    rules = (
+        (_is(_PIPELINE, r.pipeline), "pipeline"),
+        (_is(_RUN, r.run), "run"),
+        (all(_is(_TASK, t) for t in tasks), "name of a task"),
+        (_is_count(r.attempt, 1), "attempt"),
+        (all(_is_name(r.pipeline, n) for n in names), "name of an artifact"),
+        (len({i.name for i in r.outputs}) == len(r.outputs), "artifact made twice"),
+        (all(_is_item(i) for i in (*r.inputs, *r.outputs, *snapshot)), "digest or size of an artifact"),
+        (all(_is(SHA256, d) for d in digests), "digest"),
+        (r.code.commit is None or _is(_COMMIT, r.code.commit), "commit"),
+        (isinstance(r.code.dirty, bool), "dirty"),
+        (_is(_TIME, r.started) and _is(_TIME, r.finished), "time"),
+        (all(isinstance(x, dict) for x in (r.params, r.environment, r.secrets)), "parameters, environment or secrets"),
+        (r.failure is None or isinstance(r.failure, dict), "failure"),
+        (r.verdicts is None or isinstance(r.verdicts, list), "verdicts"),
+    )
+    return next((f"bad {what}" for sound, what in rules if not sound), "")
+
+
+def _wrong_with_seal(s: Seal) -> str:
+    rules = (
+        (_is(_PIPELINE, s.pipeline), "pipeline"),
+        (_is(_RUN, s.run), "run"),
+        (all(_is(_TASK, t) for t in (*s.tasks, *(e.task for e in s.records))), "name of a task"),
+        (all(_is_count(e.attempt, 1) and _is(SHA256, e.sha256) for e in s.records), "entry"),
+        (all(_is_name(s.pipeline, i.name) and _is_item(i) for i in s.outputs), "artifact"),
+        (_is(_TIME, s.sealed), "time"),
+    )
+    return next((f"bad {what}" for sound, what in rules if not sound), "")
+
+
+def _links_of(r: Record) -> tuple[Link, ...]:
+    return (*r.upstream, r.reused) if r.reused else r.upstream
+
+
+def _is(form: re.Pattern[str], value: object) -> bool:
+    return isinstance(value, str) and form.fullmatch(value) is not None
+
+
+def _is_name(pipeline: str, value: object) -> bool:
+    return isinstance(value, str) and value.startswith(f"{pipeline}/") and _is(_TASK, value[len(pipeline) + 1 :])
+
+
+def _is_count(value: object, least: int) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= least
+
+
+def _is_item(item: Item) -> bool:
+    return _is(SHA256, item.sha256) and _is(_MD5, item.md5) and _is_count(item.size, 0)
+
+
+def _statement(record: Record) -> dict[str, Any]:
+    return {
+        "_type": STATEMENT,
+        "subject": [_subject(i) for i in record.outputs] or [_failure_subject(record)],
+        "predicateType": PROVENANCE,
+        "predicate": {"buildDefinition": _definition(record), "runDetails": _details(record)},
+    }
+
+
+def _seal_statement(seal: Seal) -> dict[str, Any]:
+    return {
+        "_type": STATEMENT,
+        "subject": [_subject(i) for i in seal.outputs] or [{"name": seal.run, "digest": {"sha256": _seal_chain(seal)}}],
+        "predicateType": SEAL,
+        "predicate": {
+            "pipeline": seal.pipeline,
+            "run": seal.run,
+            "outcome": seal.outcome,
+            "tasks": list(seal.tasks),
+            "records": [{"task": e.task, "attempt": e.attempt, "outcome": e.outcome, "sha256": e.sha256} for e in seal.records],
+            "outputs": [{"name": i.name, "sha256": i.sha256, "md5": i.md5, "size": i.size} for i in seal.outputs],
+            "sealed": seal.sealed,
+        },
+    }
 
 
 def _subject(item: Item) -> dict[str, Any]:
@@ -210,7 +301,7 @@ def _definition(r: Record) -> dict[str, Any]:
     dependencies.append({"name": "code:step", "digest": {"sha256": r.code.step}})
     dependencies.append({"name": "code:tree", "digest": {"sha256": r.code.tree}, "annotations": {"dirty": r.code.dirty}})
     if r.code.snapshot:
-        dependencies.append(_dependency("code:snapshot", r.code.snapshot))
+        dependencies.append(_dependency(SNAPSHOT, r.code.snapshot))
     if r.code.commit:
         dependencies.append({"name": "code:commit", "digest": {"gitCommit": r.code.commit}})
     dependencies.append({"name": "requirements", "digest": {"sha256": r.lock}})
@@ -260,7 +351,7 @@ def _read(statement: dict[str, Any]) -> Record:
     outcome = Outcome(details["countersign_outcome"])
     made = [] if statement["subject"][0]["name"].endswith("#failure") else statement["subject"]
     tree = dependencies["code:tree"]
-    snapshot = dependencies.get("code:snapshot")
+    snapshot = dependencies.get(SNAPSHOT)
     return Record(
         pipeline=inner["pipeline"],
         run=inner["run"],
@@ -286,7 +377,7 @@ def _read(statement: dict[str, Any]) -> Record:
             tree=tree["digest"]["sha256"],
             dirty=tree["annotations"]["dirty"],
             commit=dependencies["code:commit"]["digest"]["gitCommit"] if "code:commit" in dependencies else None,
-            snapshot=_item("code:snapshot", snapshot) if snapshot else None,
+            snapshot=_item(SNAPSHOT, snapshot) if snapshot else None,
         ),
         lock=dependencies["requirements"]["digest"]["sha256"],
         image=dependencies["image"]["digest"]["sha256"] if "image" in dependencies else None,

@@ -76,7 +76,7 @@ class Keyring:
         """The payload of an envelope with one valid signature by a key of this ring; `BadSignature` says what is off."""
         envelope, keyid = _parse(data)
         if keyid not in self._keys:
-            raise BadSignature(f"signed by a key that is not at hand: {keyid}")
+            raise BadSignature(f"signed by a key that is not at hand: {keyid!r}")
         try:
             envelope.verify([self._keys[keyid]], 1)
         except VerificationError:
@@ -98,6 +98,8 @@ def _parse(data: bytes) -> tuple[Envelope, str]:
             if base64.b64encode(base64.b64decode(text, validate=True)).decode() != text:
                 raise BadSignature("base64 that is not in canonical form")
         keyid = raw["signatures"][0]["keyid"]
+        if not isinstance(keyid, str):
+            raise BadSignature("a key id that is no text")
         return Envelope.from_dict(raw), keyid
     except BadSignature:
         raise
@@ -141,5 +143,19 @@ def ring_of(pems: Mapping[str, bytes]) -> Keyring:
             key = read_public(pem)
         except BadKey as error:
             raise BadKey(f"{name}: {error}") from None
+        keys[keyid_of(key)] = key
+    return Keyring(keys)
+
+
+def stored_ring(pems: Mapping[str, bytes]) -> Keyring:
+    """A keyring from files named `keys/<keyid>.pem`; `BadKey` where a file does not hold the key it is named by."""
+    keys = {}
+    for name, pem in pems.items():
+        try:
+            key = read_public(pem)
+        except BadKey as error:
+            raise BadKey(f"{name}: {error}") from None
+        if name != f"keys/{keyid_of(key)}.pem":
+            raise BadKey(f"{name}: it holds another key, {keyid_of(key)}")
         keys[keyid_of(key)] = key
     return Keyring(keys)

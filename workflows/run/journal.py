@@ -8,12 +8,24 @@ from dataclasses import dataclass
 
 from workflows.errors import BadInput, NotVerified, Problem
 from workflows.prove import digest
-from workflows.prove.record import NotARecord, Outcome, Record, Seal, SealEntry, decode_record, decode_seal, encode_record, encode_seal
+from workflows.prove.record import (
+    NotARecord,
+    Record,
+    Seal,
+    SealEntry,
+    decode_record,
+    decode_seal,
+    encode_record,
+    encode_seal,
+    outcome_of,
+)
 from workflows.prove.signature import BadSignature, Keyring, Signer
 from workflows.prove.verify import last_entries
 from workflows.run.store.interface import Store
 
 LATEST = "cache/latest"
+ATTEMPT = re.compile(r"[1-9][0-9]{0,8}")
+POINTER = re.compile(rb"[0-9a-f]{64}\n")
 RUN_ID = re.compile(r"(?P<plan>.+-[0-9a-f]{12})(-[0-9]+)?")
 
 
@@ -46,7 +58,12 @@ class Journal:
         found: dict[str, dict[int, str]] = {}
         for name, data in self.store.list_documents(f"runs/{self.run}/steps").items():
             task, _, attempt = name.rpartition("/")
-            found.setdefault(task, {})[int(attempt)] = data.decode().strip()
+            if not ATTEMPT.fullmatch(attempt) or not POINTER.fullmatch(data):
+                raise NotVerified(
+                    Problem(what="not the pointer to a record that stood here", where=f"runs/{self.run}/steps/{name}"),
+                    hint="a run whose folder was meddled with cannot go on: make a new one with --again",
+                )
+            found.setdefault(task, {})[int(attempt)] = data.decode()[:-1]
         return found
 
     def attempts_of(self, task: str) -> dict[int, str]:
@@ -76,13 +93,13 @@ class Journal:
         seal = Seal(
             pipeline=pipeline,
             run=self.run,
-            outcome=_outcome(tasks, last),
+            outcome=outcome_of(tasks, {t: r.outcome for t, r in last.items()}),
             tasks=tasks,
             records=tuple(
                 SealEntry(task=w.record.task, attempt=w.record.attempt, outcome=w.record.outcome, sha256=w.sha256) for w in written
             ),
             outputs=tuple(i for t in tasks if t in last for i in last[t].outputs),
-            sealed=sealed,
+            sealed=max([sealed, *(w.record.finished for w in written)]),  # a clock set back must not make a seal that fails
         )
         envelope = signer.sign(encode_seal(seal))
         root = digest.of_bytes(envelope).sha256
@@ -153,16 +170,3 @@ def _open(store: Store, keys: Keyring, sha256: str, where: str) -> bytes:
         return keys.open(data).payload
     except BadSignature as error:
         raise NotVerified(Problem(what=str(error), where=f"{where} ({sha256})")) from None
-
-
-def _outcome(tasks: tuple[str, ...], last: dict[str, Record]) -> Outcome:
-    outcomes = {last[t].outcome if t in last else Outcome.FAILED for t in tasks}
-    if outcomes <= {Outcome.REUSED}:
-        return Outcome.REUSED
-    if all(o.good for o in outcomes):
-        return Outcome.DONE
-    return Outcome.REFUSED if Outcome.REFUSED in outcomes and not _failed(last) else Outcome.FAILED
-
-
-def _failed(last: dict[str, Record]) -> bool:
-    return any(r.outcome is Outcome.FAILED for r in last.values())

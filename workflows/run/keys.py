@@ -16,9 +16,9 @@ from pathlib import Path
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from workflows.errors import BadInput, Problem
+from workflows.errors import BadInput, NotVerified, Problem
 from workflows.prove import digest
-from workflows.prove.signature import BadKey, Keyring, Signer, private_pem, read_private, ring_of
+from workflows.prove.signature import BadKey, Keyring, Signer, private_pem, read_private, ring_of, stored_ring
 from workflows.run.store.interface import Store
 
 SECRET_BYTES = 32
@@ -78,9 +78,19 @@ def init() -> list[Path]:
 
 def ring(store: Store, extra: tuple[Path, ...] = ()) -> Keyring:
     """The public keys to verify with: those given, or else those that lie in the store beside the records."""
-    pems = {str(p): _read(p, "public key") for p in extra} or dict(store.list_documents("keys"))
+    if extra:
+        return given_ring(extra)
+    pems = {f"keys/{name}": data for name, data in store.list_documents("keys").items()}
     try:
-        return ring_of(pems)
+        return stored_ring(pems)
+    except BadKey as error:
+        raise NotVerified(Problem(what=str(error), where=store.place), hint="name the keys that you trust with --key") from None
+
+
+def given_ring(paths: tuple[Path, ...]) -> Keyring:
+    """The public keys that a person named; `BadInput` where one cannot be read."""
+    try:
+        return ring_of({str(p): _read(p, "public key") for p in paths})
     except BadKey as error:
         raise BadInput(str(error)) from None
 

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 
 from workflows.prove.digest import Digests
 from workflows.prove.record import Item
+from workflows.run.journal import POINTER
 from workflows.run.store.interface import Store
 
 
@@ -18,15 +19,34 @@ class StoreReader:
         self.store = store
 
     def root(self, run: str) -> str | None:
-        data = self.store.get_document(f"runs/{run}/root")
-        return None if data is None else data.decode("ascii", "replace").removesuffix("\n")
+        data = self._document(f"runs/{run}/root")
+        return None if data is None else digest_in(data)
 
     def index(self, run: str) -> Mapping[str, str]:
-        listed = self.store.list_documents(f"runs/{run}/steps")
-        return {name: data.decode("ascii", "replace").removesuffix("\n") for name, data in listed.items()}
+        listed = self.store.list_documents(f"runs/{run}")
+        return {printable(name): digest_in(data) for name, data in listed.items() if name != "root"}
 
     def record(self, sha256: str) -> bytes | None:
-        return self.store.get_document(f"records/{sha256}")
+        return self._document(f"records/{sha256}")
 
     def content(self, item: Item) -> Digests | None:
-        return self.store.check_content(item)
+        try:
+            return self.store.check_content(item)
+        except OSError:
+            return None
+
+    def _document(self, name: str) -> bytes | None:
+        try:
+            return self.store.get_document(name)
+        except OSError:
+            return None
+
+
+def digest_in(data: bytes) -> str:
+    """The digest that a pointer file holds; what else stands there comes back in a form that is no digest."""
+    return data.decode()[:-1] if POINTER.fullmatch(data) else f"unreadable {data[:80]!r}"
+
+
+def printable(name: str) -> str:
+    """A file's name that can be shown: whatever is no plain text is escaped."""
+    return name if name.isascii() and name.isprintable() else ascii(name)

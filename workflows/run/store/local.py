@@ -9,7 +9,7 @@ from pathlib import Path
 from workflows.errors import NotVerified, Problem
 from workflows.prove import digest
 from workflows.prove.digest import Digests
-from workflows.prove.record import Item
+from workflows.prove.record import MAX_RECORD, Item
 from workflows.run import files
 
 REPLACEABLE = "cache/"
@@ -65,8 +65,11 @@ class LocalStore:
         files.write(path, data, durable=not replaceable)
 
     def get_document(self, name: str) -> bytes | None:
+        path = self.documents / name
         try:
-            return (self.documents / name).read_bytes()
+            if path.stat().st_size > MAX_RECORD:
+                raise NotVerified(Problem(what="larger than any document of a run", where=str(path), got=f"{path.stat().st_size} bytes"))
+            return path.read_bytes()
         except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
             return None
 
