@@ -7,19 +7,19 @@ import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, cast
 
 import typer
 
 from workflows import show
 from workflows.compile import dvc_lock
-from workflows.errors import BadInput, CountersignError, NotVerified, Problem
+from workflows.errors import BadInput, CountersignError, NotVerified, Problem, Temporary
 from workflows.prove.verify import verify as verify_chain
 from workflows.run import journal, keys
 from workflows.run.local import run_pipeline
 from workflows.run.lock import only_one
 from workflows.run.reader import StoreReader
-from workflows.run.session import checkout, find_pipeline, local_store, pipeline_names
+from workflows.run.session import checkout, find_pipeline, imported_from, local_store, pipeline_names
 from workflows.run.single import log_to, make_session, told
 
 app = typer.Typer(
@@ -29,6 +29,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
+# What Typer raises for any misuse: it exports only a kind of it.
+USAGE_ERROR = cast("type[typer.BadParameter]", typer.BadParameter.__mro__[1])
 keys_app = typer.Typer(help="Keys of this machine: they never leave it.", no_args_is_help=True)
 app.add_typer(keys_app, name="keys")
 
@@ -112,6 +114,7 @@ def _logging(root: Path) -> Any:
 def main(words: list[str] | None = None) -> None:
     """Run a command; exit as the table of exit codes says. No traceback reaches a person unless they ask for it."""
     words = sys.argv[1:] if words is None else words
+    _use_code_of_checkout(words)
     debug = "--debug" in words
     if debug:
         os.environ["COUNTERSIGN_DEBUG"] = "1"
@@ -120,13 +123,26 @@ def main(words: list[str] | None = None) -> None:
     )
 
 
+def _use_code_of_checkout(words: list[str]) -> None:
+    """Start again with the code of the checkout that the person stands in, where an installed command came from another."""
+    here = Path.cwd()
+    root = next((f for f in (here, *here.parents) if (f / "workflows" / "declare.py").is_file()), None)
+    if root and root != imported_from() and os.environ.get("COUNTERSIGN_CHECKOUT") != str(root):
+        env = {**os.environ, "PYTHONPATH": str(root), "COUNTERSIGN_CHECKOUT": str(root)}
+        os.execve(sys.executable, [sys.executable, "-m", "workflows.cli", *words], env)  # noqa: S606  # our own program
+
+
 def _guarded(command: Callable[[], object], words: list[str], *, debug: bool) -> int:
     try:
         code = command()
     except typer.Exit as exit_:
         return exit_.exit_code
     except typer.Abort:
-        return 75
+        return Temporary.exit_code
+    except USAGE_ERROR as error:
+        # `format_message` is what Typer itself would print.
+        print(f"error: {error.format_message()}\nhint: countersign --help", file=sys.stderr)
+        return BadInput.exit_code
     except CountersignError as error:
         if debug:
             raise
@@ -137,7 +153,7 @@ def _guarded(command: Callable[[], object], words: list[str], *, debug: bool) ->
         return error.exit_code
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
-        return 75
+        return Temporary.exit_code
     return code if isinstance(code, int) else 0
 
 

@@ -92,5 +92,3 @@ def _once(name: str, make: Callable[[Path, int], Path], folder: Path, words: lis
         path.unlink(missing_ok=True)
     theirs = (competitors(),) if name in {METAFLOW, SNAKEMAKE, REDUN, KEDRO} else ()
     return timed(words, cwd=folder, env=environment(folder.parent, *theirs)).seconds
-
-
