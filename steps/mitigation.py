@@ -40,8 +40,8 @@ def selection_rate_ratio(approved: npt.NDArray[np.bool_], groups: Groups, small_
 class Learner:
     """What Fairlearn asks of an estimator, over `fit` with a LightGBM profile."""
 
-    def __init__(self, names: tuple[str, ...], profile: Profile, chosen: dict[str, Any], threshold: float) -> None:
-        self.names, self.profile, self.chosen, self.threshold = names, profile, chosen, threshold
+    def __init__(self, names: tuple[str, ...], profile: Profile, chosen: dict[str, Any]) -> None:
+        self.names, self.profile, self.chosen = names, profile, chosen
         self.booster: lgb.Booster | None = None
 
     def fit(self, features: Floats, label: Any, sample_weight: Any) -> Learner:
@@ -52,9 +52,10 @@ class Learner:
         return self
 
     def predict(self, features: Floats) -> Ints:
+        """What Fairlearn measures each model by; the choice among them is made elsewhere, on out-of-fold scores."""
         if self.booster is None:
             raise RuntimeError("predict before fit")
-        return (score(self.booster, np.asarray(features), self.profile.num_threads) >= self.threshold).astype(np.int64)
+        return (score(self.booster, np.asarray(features), self.profile.num_threads) >= 0.5).astype(np.int64)
 
 
 def multipliers(constraints: Any, label: Ints, groups: Groups, strengths: list[float], small_group: int) -> Any:
@@ -77,7 +78,7 @@ def multipliers(constraints: Any, label: Ints, groups: Groups, strengths: list[f
 
 
 def reduced_models(
-    data: Examples, groups: Groups, *, profile: Profile, chosen: dict[str, Any], strengths: list[float], threshold: float, small_group: int
+    data: Examples, groups: Groups, *, profile: Profile, chosen: dict[str, Any], strengths: list[float], small_group: int
 ) -> list[lgb.Booster]:
     """A model for each strength: Fairlearn's reduction to weighted learning (Agarwal et al. 2018) under demographic parity.
 
@@ -88,7 +89,7 @@ def reduced_models(
     constraints = DemographicParity()
     constraints.load_data(data.features, data.label, sensitive_features=groups)
     grid = multipliers(constraints, data.label, groups, strengths, small_group)
-    search = GridSearch(Learner(data.names, profile, chosen, threshold), DemographicParity(), grid=grid)
+    search = GridSearch(Learner(data.names, profile, chosen), DemographicParity(), grid=grid)
     search.fit(data.features, data.label, sensitive_features=groups)
     return [p.booster for p in search.predictors_]
 

@@ -23,7 +23,7 @@ class TrainParams(Params):
     """How the model is fitted, how a score becomes a decision, and what is done about unequal approval rates."""
 
     profile: Profile = Field(description="The fixed part of every fit")
-    threshold: float = Field(gt=0, lt=1, description="Approve from this probability on")
+    threshold: float | None = Field(gt=0, lt=1, description="Approve from this score on; null: as many, out of fold, as the bank approved")
     mitigation: Literal["none", "reductions", "threshold"] = Field(description="none; while learning; when deciding (see steps.mitigation)")
     attribute: str = Field(min_length=1, description="Protected attribute whose approval rates are brought together")
     wanted_ratio: float = Field(gt=0, le=1, description="Lowest over highest approval rate to reach out of fold")
@@ -52,13 +52,14 @@ class Outcome:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Setting:
-    """What every mitigation starts from. `plain` are out-of-fold scores without any."""
+    """What every mitigation starts from. `plain` are out-of-fold scores without any, `threshold` theirs."""
 
     data: Examples
     groups: Groups
     folds: Ints
     chosen: dict[str, Any]
     plain: Floats
+    threshold: float
     params: TrainParams
 
 
@@ -72,7 +73,7 @@ def train(*, train_rows: pa.Table, train_protected: pa.Table, trial: tuple[Repor
     folds = check_folds(data, "train_rows")
     groups = groups_of(train_protected, train_rows["subject"], params.attribute, "train_protected")
     plain = out_of_fold(data, folds, profile=params.profile, chosen=chosen)
-    setting = Setting(data=data, groups=groups, folds=folds, chosen=chosen, plain=plain, params=params)
+    setting = Setting(data=data, groups=groups, folds=folds, chosen=chosen, plain=plain, threshold=threshold_of(plain, data.label, params), params=params)
     done = {"none": no_mitigation, "reductions": reductions, "threshold": thresholds}[params.mitigation](setting)
     oof = decided(train_rows["subject"], data.label, done.scores, done.rule, train_protected)
     training = {
@@ -99,6 +100,14 @@ def best_of(trials: tuple[Report, ...]) -> tuple[dict[str, Any], list[Report]]:
     return dict(best["best"]["params"]), summary
 
 
+def threshold_of(scores: Floats, label: Ints, params: TrainParams) -> float:
+    """The threshold of the params; else the score of the last row approved where as many are as in the label, rounded down."""
+    if params.threshold is not None:
+        return params.threshold
+    last = np.sort(scores)[::-1][int(label.sum()) - 1]
+    return float(np.floor(last * 1e9) / 1e9)
+
+
 def single_rule(threshold: float, reason: str) -> Report:
     return {"kind": "single", "threshold": threshold, "needs": [], "reason": reason}
 
@@ -109,7 +118,7 @@ def plain_model(setting: Setting) -> lgb.Booster:
 
 
 def no_mitigation(setting: Setting) -> Outcome:
-    rule = single_rule(setting.params.threshold, "One threshold for everybody. Deciding needs no protected attribute.")
+    rule = single_rule(setting.threshold, "One threshold for everybody. Deciding needs no protected attribute.")
     return Outcome(model=plain_model(setting), scores=setting.plain, rule=rule, found={"status": "none"})
 
 
@@ -119,17 +128,17 @@ def reductions(setting: Setting) -> Outcome:
     The strength is chosen on the same out-of-fold scores that the report then shows, as hyperparameters are; the hold-out
     takes no part in it.
     """
-    p = setting.params
-    how: dict[str, Any] = {"profile": p.profile, "chosen": setting.chosen, "threshold": p.threshold, "small_group": p.small_group}
+    p, label = setting.params, setting.data.label
+    how: dict[str, Any] = {"profile": p.profile, "chosen": setting.chosen, "small_group": p.small_group}
     scores = reduced_out_of_fold(setting.data, setting.groups, setting.folds, strengths=p.strengths, **how)
-    label = setting.data.label
+    levels = [threshold_of(own, label, p) for own in scores.T]
     tried = [
         Tried(
-            strength=s,
-            loss=round(log_loss(label, scores[:, n]), 9),
-            ratio=selection_rate_ratio(scores[:, n] >= p.threshold, setting.groups, p.small_group),
+            strength=strength,
+            loss=round(log_loss(label, own), 9),
+            ratio=selection_rate_ratio(own >= level, setting.groups, p.small_group),
         )
-        for n, s in enumerate(p.strengths)
+        for strength, own, level in zip(p.strengths, scores.T, levels, strict=True)
     ]
     best = gentlest(tried, p.wanted_ratio)
     [model] = reduced_models(setting.data, setting.groups, strengths=[p.strengths[best]], **how)
@@ -141,17 +150,17 @@ def reductions(setting: Setting) -> Outcome:
         "tried": [{"strength": t.strength, "log_loss": figure(t.loss), "selection_rate_ratio": t.ratio and figure(t.ratio)} for t in tried],
     }
     reason = f"One threshold for everybody. The {p.attribute} of past applicants shaped the weights in training; deciding does not need it."
-    return Outcome(model=model, scores=scores[:, best], rule=single_rule(p.threshold, reason), found=found)
+    return Outcome(model=model, scores=scores[:, best], rule=single_rule(levels[best], reason), found=found)
 
 
 def thresholds(setting: Setting) -> Outcome:
     p = setting.params
     own = group_thresholds(
-        setting.plain, setting.groups, threshold=p.threshold, wanted_ratio=p.wanted_ratio, small_group=p.small_group
+        setting.plain, setting.groups, threshold=setting.threshold, wanted_ratio=p.wanted_ratio, small_group=p.small_group
     )
     rule = {
         "kind": "per_group",
-        "threshold": p.threshold,
+        "threshold": setting.threshold,
         "attribute": p.attribute,
         "thresholds": own,
         "needs": [p.attribute],
@@ -165,7 +174,7 @@ def cost(setting: Setting, done: Outcome, oof: pa.Table) -> Report:
     """What the mitigation took from accuracy and gave to fairness, out of fold."""
     approved = np.asarray(oof["decision"].to_pylist(), dtype=object) == "approved"
     label, p = setting.data.label, setting.params
-    pairs = {"without": (setting.plain, setting.plain >= p.threshold), "with": (done.scores, approved)}
+    pairs = {"without": (setting.plain, setting.plain >= setting.threshold), "with": (done.scores, approved)}
     report: Report = {}
     for name, (scores, decision) in pairs.items():
         ratio = selection_rate_ratio(decision, setting.groups, p.small_group)
