@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 
 from steps.lightgbm_profile import Floats, Ints
 from steps.mitigation import Groups
 from steps.types import BadData, Report
 
+Flags = npt.NDArray[np.bool_]
 APPROVED, DECLINED = "approved", "declined"
 
 
@@ -18,7 +20,9 @@ def groups_of(protected: pa.Table, subjects: pa.ChunkedArray, attribute: str, wh
     if attribute not in protected.column_names:
         raise BadData("protected attribute absent", where=where, expected=attribute, got=", ".join(protected.column_names))
     if nulls := protected[attribute].null_count:
-        raise BadData("protected attribute is null", where=f"{where}.{attribute}", expected="a group for every subject", got=f"{nulls} rows")
+        raise BadData(
+            "protected attribute is null", where=f"{where}.{attribute}", expected="a group for every subject", got=f"{nulls} rows"
+        )
     return np.asarray(protected[attribute].to_pylist(), dtype=object)
 
 
@@ -30,10 +34,10 @@ def check_subjects(table: pa.Table, subjects: pa.ChunkedArray, where: str) -> No
         raise BadData("subjects differ", where=where, expected=f"{len(subjects)} subjects in the rows' order", got=f"{table.num_rows} rows")
 
 
-def approvals(scores: Floats, rule: Report, protected: pa.Table | None) -> np.ndarray[tuple[int, ...], np.dtype[np.bool_]]:
+def approvals(scores: Floats, rule: Report, protected: pa.Table | None) -> Flags:
     """Whether each row is approved: its score reaches the threshold, which is that of its group where the rule is per group."""
     if rule["kind"] == "single":
-        return scores >= rule["threshold"]
+        return np.greater_equal(scores, rule["threshold"])
     if rule["kind"] != "per_group":
         raise BadData("unknown kind of decision rule", where="decision_rule.kind", expected="single or per_group", got=str(rule["kind"]))
     if protected is None:
@@ -49,6 +53,7 @@ def decided(subjects: pa.ChunkedArray, label: Ints, scores: Floats, rule: Report
         "subject": subjects,
         "label": pa.array(label, pa.int8()),
         "score": pa.array(scores, pa.float64()),
-        "decision": pa.array(np.where(approved, APPROVED, DECLINED), pa.string()),
+        "decision": pa.array(np.where(approved, Flags = npt.NDArray[np.bool_]
+APPROVED, DECLINED), pa.string()),
     }
     return pa.table(columns).combine_chunks()

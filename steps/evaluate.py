@@ -6,12 +6,11 @@ from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 from pydantic import Field
 
 from steps.baseline import baseline_scores
-from steps.decisions import APPROVED, approvals, check_subjects, decided
+from steps.decisions import APPROVED, Flags, approvals, check_subjects, decided
 from steps.lightgbm_profile import Examples, Floats, Ints, check_folds, examples, score
 from steps.metrics import (
     Measure,
@@ -30,8 +29,6 @@ from steps.types import BadData, Params, Report
 
 if TYPE_CHECKING:
     import lightgbm as lgb
-
-Flags = npt.NDArray[np.bool_]
 
 
 class EvaluateParams(Params):
@@ -60,7 +57,7 @@ class Scored(NamedTuple):
     approved: Flags | None
 
 
-def evaluate(
+def evaluate(  # noqa: PLR0913 - one argument an input
     *,
     model: lgb.Booster,
     decision_rule: Report,
@@ -111,7 +108,9 @@ def scored(table: pa.Table) -> Scored:
     """A table of decisions as arrays. BadData for a score that is no probability."""
     scores = np.asarray(table["score"].to_numpy(), dtype=np.float64)
     if not ((scores >= 0) & (scores <= 1)).all():
-        raise BadData("score is no probability", where="oof.score", expected="0 to 1", got=f"{int((~((scores >= 0) & (scores <= 1))).sum())} rows")
+        raise BadData(
+            "score is no probability", where="oof.score", expected="0 to 1", got=f"{int((~((scores >= 0) & (scores <= 1))).sum())} rows"
+        )
     approved = np.asarray(table["decision"].to_pylist(), dtype=object) == APPROVED
     return Scored(np.asarray(table["label"].to_numpy(), dtype=np.int64), scores, approved)
 
@@ -137,7 +136,9 @@ def measures(side: Scored, params: EvaluateParams) -> Report:
         "calibration_error": partial(calibration_error, bins=params.bins),
     }
     drawn = resamples(side.label, count=params.resamples, seed=params.seed)
-    report = {name: with_interval(m(side.label, side.scores), [m(side.label[d], side.scores[d]) for d in drawn]) for name, m in named.items()}
+    report = {
+        name: with_interval(m(side.label, side.scores), [m(side.label[d], side.scores[d]) for d in drawn]) for name, m in named.items()
+    }
     if side.approved is not None:
         report["approval_rate"] = with_interval(float(side.approved.mean()), [float(side.approved[d].mean()) for d in drawn])
     return report

@@ -32,7 +32,9 @@ class ExplainParams(Params):
     """How many reasons, and their words."""
 
     num_threads: int = Field(ge=1, le=64, description="Threads to explain with")
-    most_reasons: int = Field(ge=1, le=10, description="Reasons an application at most; Regulation B's commentary finds over four unhelpful")
+    most_reasons: int = Field(
+        ge=1, le=10, description="Reasons an application at most; Regulation B's commentary finds over four unhelpful"
+    )
     reasons: dict[str, Reason] = Field(description="Feature -> reason")
 
 

@@ -58,7 +58,9 @@ def fairness(
         found = {}
         for attributes in params.attributes:
             columns = [groups_of(protected, table["subject"], a, where) for a in attributes]
-            found["+".join(attributes)] = compared(decisions, np.array(["+".join(c) for c in zip(*columns, strict=True)], dtype=object), params)
+            found["+".join(attributes)] = compared(
+                decisions, np.array(["+".join(c) for c in zip(*columns, strict=True)], dtype=object), params
+            )
         report[side] = {"rows": table.num_rows, "attributes": found}
     return Fairness(fairness=report)
 
@@ -82,7 +84,8 @@ def compared(decisions: Decisions, groups: Names, params: FairnessParams) -> Rep
         sensitive_features=groups,
     ).by_group.sort_index()
     found = {
-        str(name): group_report(decisions, groups == name, float(row["selection_rate"]), params.small_group) for name, row in frame.iterrows()
+        str(name): group_report(decisions, groups == name, float(row["selection_rate"]), params.small_group)
+        for name, row in frame.iterrows()
     }
     conclusive = {name: g for name, g in found.items() if g["status"] == "conclusive"}
     return {
@@ -123,7 +126,9 @@ def ratio_report(groups: dict[str, Any], params: FairnessParams) -> Report:
     lowest = min(groups, key=lambda name: (groups[name]["selection_rate"], name))
     highest = min(groups, key=lambda name: (-groups[name]["selection_rate"], name))
     rng = np.random.default_rng(params.seed)
-    drawn = {n: rng.binomial(groups[n]["rows"], groups[n]["selection_rate"], params.resamples) / groups[n]["rows"] for n in (lowest, highest)}
+    drawn = {
+        n: rng.binomial(groups[n]["rows"], groups[n]["selection_rate"], params.resamples) / groups[n]["rows"] for n in (lowest, highest)
+    }
     usable = drawn[highest] > 0
     low, high = interval(list(drawn[lowest][usable] / drawn[highest][usable]))
     value = groups[lowest]["selection_rate"] / groups[highest]["selection_rate"]

@@ -24,7 +24,9 @@ NOT_FEATURES = ("subject", "fold", "label")
 class Profile(Params):
     """What stays the same in every fit of a pipeline."""
 
-    device: Literal["cpu", "gpu", "cuda"] = Field(description="cpu is bitwise reproducible; gpu (OpenCL) and cuda are so within a tolerance")
+    device: Literal["cpu", "gpu", "cuda"] = Field(
+        description="cpu is bitwise reproducible; gpu (OpenCL) and cuda are so within a tolerance"
+    )
     num_threads: int = Field(ge=1, le=64, description="Fixed, because the model's text records it")
     seed: int = Field(ge=0, lt=2**31, description="Seed of LightGBM's sampling")
     max_bin: int = Field(ge=2, le=255, description="Bins a feature; 63 or fewer are fastest on a GPU")
@@ -41,13 +43,23 @@ class Examples:
     fold: Ints
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Recipe:
+    """All that a fit needs beside data: the fixed profile, and the hyperparameters chosen within it, `rounds` among them."""
+
+    profile: Profile
+    chosen: dict[str, Any]
+
+
 def examples(rows: pa.Table, where: str) -> Examples:
     """Arrays of a rows table; a missing value becomes NaN. BadData for a feature or label that is no number, or no rows."""
     if missing := [c for c in ("subject", "label") if c not in rows.column_names]:
         raise BadData("column missing", where=where, expected=", ".join(missing))
     names = tuple(c for c in rows.column_names if c not in NOT_FEATURES)
     if not names or rows.num_rows == 0:
-        raise BadData("nothing to learn from", where=where, expected="rows and features", got=f"{rows.num_rows} rows, {len(names)} features")
+        raise BadData(
+            "nothing to learn from", where=where, expected="rows and features", got=f"{rows.num_rows} rows, {len(names)} features"
+        )
     features = np.column_stack([_numbers(rows[n], f"{where}.{n}") for n in names])
     label = _numbers(rows["label"], f"{where}.label")
     if not np.isin(label, (0.0, 1.0)).all():
@@ -79,10 +91,13 @@ def check_folds(data: Examples, where: str) -> Ints:
     return folds.astype(np.int64)
 
 
-def settings_of(profile: Profile, names: tuple[str, ...], chosen: dict[str, Any]) -> dict[str, Any]:
-    """LightGBM's parameters: `chosen` within the profile. BadData for a constraint on a feature that is not there."""
+def settings_of(recipe: Recipe, names: tuple[str, ...]) -> dict[str, Any]:
+    """LightGBM's parameters. BadData for a constraint on a feature that is not there."""
+    profile = recipe.profile
     if unknown := sorted(set(profile.monotone) - set(names)):
-        raise BadData("monotone constraint on an unknown feature", where="params", expected=f"one of {', '.join(names)}", got=", ".join(unknown))
+        raise BadData(
+            "monotone constraint on an unknown feature", where="params", expected=f"one of {', '.join(names)}", got=", ".join(unknown)
+        )
     if odd := sorted(n for n, way in profile.monotone.items() if way not in (-1, 1)):
         raise BadData("monotone constraint is neither 1 nor -1", where="params", got=", ".join(odd))
     fixed: dict[str, Any] = {
@@ -101,18 +116,16 @@ def settings_of(profile: Profile, names: tuple[str, ...], chosen: dict[str, Any]
     if profile.device == "gpu":
         del fixed["force_row_wise"]  # the OpenCL device has a layout of its own
         fixed["gpu_use_dp"] = True  # sums in single precision depend on their order
-    return fixed | {k: v for k, v in chosen.items() if k != "rounds"}
+    return fixed | {k: v for k, v in recipe.chosen.items() if k != "rounds"}
 
 
-def fit(
-    features: Floats, label: Ints, *, names: tuple[str, ...], profile: Profile, chosen: dict[str, Any], weight: Floats | None = None
-) -> lgb.Booster:
-    """A model of `chosen["rounds"]` trees, no early stopping: a tie there would hang on the last bit."""
+def fit(features: Floats, label: Ints, *, names: tuple[str, ...], recipe: Recipe, weight: Floats | None = None) -> lgb.Booster:
+    """A model of `rounds` trees, no early stopping: a tie there would hang on the last bit."""
     import lightgbm as lgb
 
-    settings = settings_of(profile, names, chosen)
+    settings = settings_of(recipe, names)
     data = lgb.Dataset(features, label=label, weight=weight, feature_name=list(names), params=settings)
-    return lgb.train(settings, data, num_boost_round=int(chosen["rounds"]))
+    return lgb.train(settings, data, num_boost_round=int(recipe.chosen["rounds"]))
 
 
 def score(model: lgb.Booster, features: Floats, num_threads: int) -> Floats:
@@ -120,11 +133,11 @@ def score(model: lgb.Booster, features: Floats, num_threads: int) -> Floats:
     return np.asarray(model.predict(features, num_threads=num_threads), dtype=np.float64)
 
 
-def out_of_fold(data: Examples, folds: Ints, *, profile: Profile, chosen: dict[str, Any]) -> Floats:
+def out_of_fold(data: Examples, folds: Ints, recipe: Recipe) -> Floats:
     """Each row's score by a model that never saw its fold."""
     scores = np.full(len(data.label), np.nan)
     for fold in folds:
         out = data.fold == fold
-        model = fit(data.features[~out], data.label[~out], names=data.names, profile=profile, chosen=chosen)
-        scores[out] = score(model, data.features[out], profile.num_threads)
+        model = fit(data.features[~out], data.label[~out], names=data.names, recipe=recipe)
+        scores[out] = score(model, data.features[out], recipe.profile.num_threads)
     return scores

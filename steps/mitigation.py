@@ -13,11 +13,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from steps.lightgbm_profile import Examples, Floats, Ints, Profile, fit, score
+from steps.lightgbm_profile import Examples, Floats, Ints, Recipe, fit, score
 
 if TYPE_CHECKING:
     import lightgbm as lgb
 
+HALF = 0.5
 Groups = npt.NDArray[np.object_]
 
 
@@ -40,22 +41,20 @@ def selection_rate_ratio(approved: npt.NDArray[np.bool_], groups: Groups, small_
 class Learner:
     """What Fairlearn asks of an estimator, over `fit` with a LightGBM profile."""
 
-    def __init__(self, names: tuple[str, ...], profile: Profile, chosen: dict[str, Any]) -> None:
-        self.names, self.profile, self.chosen = names, profile, chosen
+    def __init__(self, names: tuple[str, ...], recipe: Recipe) -> None:
+        self.names, self.recipe = names, recipe
         self.booster: lgb.Booster | None = None
 
     def fit(self, features: Floats, label: Any, sample_weight: Any) -> Learner:
         weight = np.asarray(sample_weight, dtype=np.float64)
-        self.booster = fit(
-            np.asarray(features), np.asarray(label), names=self.names, profile=self.profile, chosen=self.chosen, weight=weight
-        )
+        self.booster = fit(np.asarray(features), np.asarray(label), names=self.names, recipe=self.recipe, weight=weight)
         return self
 
     def predict(self, features: Floats) -> Ints:
         """What Fairlearn measures each model by; the choice among them is made elsewhere, on out-of-fold scores."""
         if self.booster is None:
             raise RuntimeError("predict before fit")
-        return (score(self.booster, np.asarray(features), self.profile.num_threads) >= 0.5).astype(np.int64)
+        return (score(self.booster, np.asarray(features), self.recipe.profile.num_threads) >= HALF).astype(np.int64)
 
 
 def multipliers(constraints: Any, label: Ints, groups: Groups, strengths: list[float], small_group: int) -> Any:
@@ -77,9 +76,7 @@ def multipliers(constraints: Any, label: Ints, groups: Groups, strengths: list[f
     return grid
 
 
-def reduced_models(
-    data: Examples, groups: Groups, *, profile: Profile, chosen: dict[str, Any], strengths: list[float], small_group: int
-) -> list[lgb.Booster]:
+def reduced_models(data: Examples, groups: Groups, recipe: Recipe, *, strengths: list[float], small_group: int) -> list[lgb.Booster]:
     """A model for each strength: Fairlearn's reduction to weighted learning (Agarwal et al. 2018) under demographic parity.
 
     Each is one ordinary model; the randomised mixture that the method is known for is not used.
@@ -89,19 +86,19 @@ def reduced_models(
     constraints = DemographicParity()
     constraints.load_data(data.features, data.label, sensitive_features=groups)
     grid = multipliers(constraints, data.label, groups, strengths, small_group)
-    search = GridSearch(Learner(data.names, profile, chosen), DemographicParity(), grid=grid)
+    search = GridSearch(Learner(data.names, recipe), DemographicParity(), grid=grid)
     search.fit(data.features, data.label, sensitive_features=groups)
     return [p.booster for p in search.predictors_]
 
 
-def reduced_out_of_fold(data: Examples, groups: Groups, folds: Ints, **how: Any) -> Floats:
+def reduced_out_of_fold(data: Examples, groups: Groups, recipe: Recipe, *, strengths: list[float], small_group: int) -> Floats:
     """Scores of shape (rows, strengths), each by models that never saw the row's fold."""
-    scores = np.full((len(data.label), len(how["strengths"])), np.nan)
-    for fold in folds:
+    scores = np.full((len(data.label), len(strengths)), np.nan)
+    for fold in np.unique(data.fold):
         out = data.fold == fold
         rest = Examples(names=data.names, features=data.features[~out], label=data.label[~out], fold=data.fold[~out])
-        for number, model in enumerate(reduced_models(rest, groups[~out], **how)):
-            scores[out, number] = score(model, data.features[out], how["profile"].num_threads)
+        for number, model in enumerate(reduced_models(rest, groups[~out], recipe, strengths=strengths, small_group=small_group)):
+            scores[out, number] = score(model, data.features[out], recipe.profile.num_threads)
     return scores
 
 

@@ -10,7 +10,7 @@ import pyarrow as pa
 from pydantic import Field
 
 from steps.decisions import decided, groups_of
-from steps.lightgbm_profile import Examples, Floats, Ints, Profile, check_folds, examples, fit, out_of_fold
+from steps.lightgbm_profile import Examples, Floats, Ints, Profile, Recipe, check_folds, examples, fit, out_of_fold
 from steps.metrics import auc, figure, log_loss
 from steps.mitigation import Groups, Tried, gentlest, group_thresholds, reduced_models, reduced_out_of_fold, selection_rate_ratio
 from steps.types import BadData, Params, Report
@@ -56,8 +56,7 @@ class Setting:
 
     data: Examples
     groups: Groups
-    folds: Ints
-    chosen: dict[str, Any]
+    recipe: Recipe
     plain: Floats
     threshold: float
     params: TrainParams
@@ -72,8 +71,11 @@ def train(*, train_rows: pa.Table, train_protected: pa.Table, trial: tuple[Repor
     data = examples(train_rows, "train_rows")
     folds = check_folds(data, "train_rows")
     groups = groups_of(train_protected, train_rows["subject"], params.attribute, "train_protected")
-    plain = out_of_fold(data, folds, profile=params.profile, chosen=chosen)
-    setting = Setting(data=data, groups=groups, folds=folds, chosen=chosen, plain=plain, threshold=threshold_of(plain, data.label, params), params=params)
+    recipe = Recipe(profile=params.profile, chosen=chosen)
+    plain = out_of_fold(data, folds, recipe)
+    setting = Setting(
+        data=data, groups=groups, recipe=recipe, plain=plain, threshold=threshold_of(plain, data.label, params), params=params
+    )
     done = {"none": no_mitigation, "reductions": reductions, "threshold": thresholds}[params.mitigation](setting)
     oof = decided(train_rows["subject"], data.label, done.scores, done.rule, train_protected)
     training = {
@@ -114,7 +116,7 @@ def single_rule(threshold: float, reason: str) -> Report:
 
 def plain_model(setting: Setting) -> lgb.Booster:
     data = setting.data
-    return fit(data.features, data.label, names=data.names, profile=setting.params.profile, chosen=setting.chosen)
+    return fit(data.features, data.label, names=data.names, recipe=setting.recipe)
 
 
 def no_mitigation(setting: Setting) -> Outcome:
@@ -129,8 +131,7 @@ def reductions(setting: Setting) -> Outcome:
     takes no part in it.
     """
     p, label = setting.params, setting.data.label
-    how: dict[str, Any] = {"profile": p.profile, "chosen": setting.chosen, "small_group": p.small_group}
-    scores = reduced_out_of_fold(setting.data, setting.groups, setting.folds, strengths=p.strengths, **how)
+    scores = reduced_out_of_fold(setting.data, setting.groups, setting.recipe, strengths=p.strengths, small_group=p.small_group)
     levels = [threshold_of(own, label, p) for own in scores.T]
     tried = [
         Tried(
@@ -141,8 +142,8 @@ def reductions(setting: Setting) -> Outcome:
         for strength, own, level in zip(p.strengths, scores.T, levels, strict=True)
     ]
     best = gentlest(tried, p.wanted_ratio)
-    [model] = reduced_models(setting.data, setting.groups, strengths=[p.strengths[best]], **how)
-    reached = tried[best].ratio is not None and tried[best].ratio >= p.wanted_ratio  # type: ignore[operator]
+    [model] = reduced_models(setting.data, setting.groups, setting.recipe, strengths=[p.strengths[best]], small_group=p.small_group)
+    reached = (tried[best].ratio or 0.0) >= p.wanted_ratio
     found = {
         "status": "reached" if reached else "missed",
         "wanted_ratio": p.wanted_ratio,

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import pyarrow as pa
 from pydantic import Field
 
-from steps.lightgbm_profile import Profile, check_folds, examples, out_of_fold
+from steps.lightgbm_profile import Profile, Recipe, check_folds, examples, out_of_fold
 from steps.metrics import log_loss
 from steps.types import BadData, Params, Report
 
@@ -50,7 +50,8 @@ def tune(*, train_rows: pa.Table, search: str, params: TuneParams) -> Tune:
     study = optuna.create_study(direction="minimize", sampler=optuna.samplers.TPESampler(seed=seed))
 
     def objective(trial: optuna.Trial) -> float:
-        return round(log_loss(data.label, out_of_fold(data, folds, profile=params.profile, chosen=suggest(trial, params))), 9)
+        recipe = Recipe(profile=params.profile, chosen=suggest(trial, params))
+        return round(log_loss(data.label, out_of_fold(data, folds, recipe)), 9)
 
     study.optimize(objective, n_trials=params.trials)
     trials = [{"number": t.number, "params": t.params, "log_loss": t.value} for t in study.trials]
