@@ -53,7 +53,6 @@ def decided(subjects: pa.ChunkedArray, label: Ints, scores: Floats, rule: Report
         "subject": subjects,
         "label": pa.array(label, pa.int8()),
         "score": pa.array(scores, pa.float64()),
-        "decision": pa.array(np.where(approved, Flags = npt.NDArray[np.bool_]
-APPROVED, DECLINED), pa.string()),
+        "decision": pa.array(np.where(approved, APPROVED, DECLINED), pa.string()),
     }
     return pa.table(columns).combine_chunks()
