@@ -378,9 +378,9 @@ def _contents(seal: Seal, records: Mapping[str, Record], reader: Reader) -> tupl
     named += [r.code.snapshot for r in records.values() if r.code.snapshot]
     checked, elsewhere = 0, 0
     findings: list[Finding] = []
-    for item in dict.fromkeys((*named, *seal.outputs)):
+    items = list(dict.fromkeys((*named, *seal.outputs)))
+    for item, got in zip(items, digest.in_parallel(reader.content, items), strict=True):
         where = f"artifact {item.name} ({item.sha256})"
-        got = reader.content(item)
         if got is None:
             elsewhere += 1
             if reader.holds_content:
