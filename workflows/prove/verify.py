@@ -138,13 +138,13 @@ def verify(run: str, reader: Reader, keys: Keyring, *, expected_root: str | None
 def _read_seal(run: str, root: str, reader: Reader, keys: Keyring) -> tuple[Seal, str] | Finding:
     if not SHA256.fullmatch(root):
         return Finding(where=f"{run}/root", what=f"not the digest of a seal: {root!r}")
-    opened = _open(f"seal {root} of {run}", root, reader, keys)
+    opened = _open(f"seal {root}, named by {run}/root", root, reader, keys)
     if isinstance(opened, Finding):
         return opened
     try:
         return decode_seal(opened[0]), opened[1]
     except NotARecord as error:
-        return Finding(where=f"seal {root} of {run}", what=str(error))
+        return Finding(where=f"seal {root}, named by {run}/root", what=str(error))
 
 
 def _open(where: str, sha256: str, reader: Reader, keys: Keyring) -> tuple[bytes, str] | Finding:
