@@ -21,6 +21,7 @@ holds the keys. A run rewritten as a whole by the holder of a trusted key needs 
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
@@ -46,6 +47,7 @@ from workflows.prove.record import (
 from workflows.prove.signature import BadSignature, Keyring
 
 CLOCK_SKEW = timedelta(seconds=60)
+POINTER = re.compile(rb"[0-9a-f]{64}\n")
 
 
 class Reader(Protocol):
@@ -98,6 +100,11 @@ class Verification:
     @property
     def ok(self) -> bool:
         return self.seal is not None and not self.findings
+
+
+def digest_in(pointer: bytes) -> str:
+    """The digest that a pointer file (`root`, `steps/...`) holds; anything else comes back in a form that is no digest."""
+    return pointer.decode()[:-1] if POINTER.fullmatch(pointer) else f"unreadable {pointer[:80]!r}"
 
 
 def verify(run: str, reader: Reader, keys: Keyring, *, expected_root: str | None = None) -> Verification:
