@@ -5,22 +5,29 @@ from __future__ import annotations
 import json
 import os
 import sys
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any, cast
 
 import typer
 
-from workflows import show
+from workflows import show, show_runs
 from workflows.compile import dvc_lock
+from workflows.declare import Pipeline
 from workflows.errors import BadInput, CountersignError, NotVerified, Problem, Temporary
+from workflows.prove.bundle import verify_bundle
+from workflows.prove.compare import Grade
+from workflows.prove.verify import Verification
 from workflows.prove.verify import verify as verify_chain
-from workflows.run import journal, keys
+from workflows.run import journal, keys, packing
+from workflows.run.comparing import compare_runs
 from workflows.run.local import run_pipeline
 from workflows.run.lock import only_one
 from workflows.run.reader import StoreReader
 from workflows.run.session import checkout, find_pipeline, imported_from, local_store, pipeline_names
 from workflows.run.single import log_to, make_session, told
+from workflows.run.store.interface import Store
 
 app = typer.Typer(
     help="Run machine-learning pipelines so that someone who was not there can verify them.",
@@ -64,16 +71,22 @@ def run(
 
 @app.command()
 def verify(
-    run: Run,
+    run: Annotated[str, typer.Argument(help="A run's id, @latest, or the file of a bundle.")],
     key: Annotated[list[Path] | None, typer.Option(help="Trust only this public key (PEM). May be repeated.")] = None,
     root: Annotated[str | None, typer.Option(help="The root that was noted elsewhere when the run was made.")] = None,
     as_json: AsJson = False,
 ) -> None:
     """Check a run's chain of records and every artifact it names."""
-    store = local_store(checkout())
-    name = journal.find(store, run)
-    result = verify_chain(name, StoreReader(store), keys.ring(store, tuple(key or ())), expected_root=root)
-    show.verification(result, as_json=as_json)
+    given = tuple(key or ())
+    if packing.is_bundle(run):
+        opened = packing.open_bundle(Path(run))
+        result = verify_bundle(opened, keys.given_ring(given) if given else None, expected_root=root)
+        note = "" if given else show.OWN_KEYS
+        show.verification(result, as_json=as_json, trust="given with --key" if given else "came with the bundle", note=note)
+    else:
+        store = local_store(checkout())
+        result = verify_chain(journal.find(store, run), StoreReader(store), keys.ring(store, given), expected_root=root)
+        show.verification(result, as_json=as_json, trust="given with --key" if given else "unregistered local key")
     if not result.ok:
         raise typer.Exit(NotVerified.exit_code)
 
@@ -92,6 +105,63 @@ def compile_(
     if check and changed:
         raise BadInput(*(Problem(what="is not what the declarations say", where=p) for p in changed), hint="run: countersign compile")
     show.compiled(sorted(compiled.texts), changed, as_json=as_json)
+
+
+@app.command("show")
+def show_(
+    run: Annotated[str | None, typer.Argument(help="A run's id, or @latest; without one, all runs are listed.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """List the runs, or show the steps of one: outcome, time, digests, gates."""
+    store = local_store(checkout())
+    ring = keys.ring(store)
+    if run is None:
+        show_runs.listing(store, ring, as_json=as_json)
+    else:
+        show_runs.steps(journal.Journal(store, journal.find(store, run)), ring, as_json=as_json)
+
+
+@app.command()
+def compare(
+    a: Annotated[str, typer.Argument(help="A run's id, or @latest.")],
+    b: Annotated[str, typer.Argument(help="Another run's id.")],
+    as_json: AsJson = False,
+) -> None:
+    """Say how equal two runs are, artifact by artifact: bytes, content, decisions, tolerance or differs."""
+    store = local_store(checkout())
+    one, two = (verified(store, journal.find(store, name)) for name in (a, b))
+    with tempfile.TemporaryDirectory() as scratch:
+        found = compare_runs((one, store), (two, store), known_pipeline(one), Path(scratch))
+    show_runs.comparison(one.run, two.run, found, as_json=as_json)
+    if found.grade is Grade.DIFFERS:
+        raise typer.Exit(NotVerified.exit_code)
+
+
+@app.command()
+def bundle(
+    run: Run,
+    output: Annotated[Path, typer.Option("-o", "--output", help="The file to write.")],
+    force: Annotated[bool, typer.Option("--force", help="Replace the file if it exists.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Put a run's records, keys, verdicts and reports into one file, for someone who has nothing else."""
+    root = checkout()
+    store = local_store(root)
+    checked = verified(store, journal.find(store, run))
+    data = packing.pack(checked, store, root, known_pipeline(checked))
+    packing.write(output, data, force=force)
+    show_runs.packed(output, data, checked, as_json=as_json)
+
+
+def verified(store: Store, run: str) -> Verification:
+    """A run of the store, checked whole. Whoever uses it looks at `ok`."""
+    return verify_chain(run, StoreReader(store), keys.ring(store))
+
+
+def known_pipeline(verification: Verification) -> Pipeline | None:
+    """The declaration of a run's pipeline, where this checkout has it."""
+    name = verification.seal.pipeline if verification.seal else ""
+    return find_pipeline(name) if name in pipeline_names(checkout()) else None
 
 
 @keys_app.command()

@@ -20,12 +20,11 @@ from workflows.prove.record import (
     outcome_of,
 )
 from workflows.prove.signature import BadSignature, Keyring, Signer
-from workflows.prove.verify import last_entries
+from workflows.prove.verify import POINTER, last_entries
 from workflows.run.store.interface import Store
 
 LATEST = "cache/latest"
 ATTEMPT = re.compile(r"[1-9][0-9]{0,8}")
-POINTER = re.compile(rb"[0-9a-f]{64}\n")
 RUN_ID = re.compile(r"(?P<plan>.+-[0-9a-f]{12})(-[0-9]+)?")
 
 
