@@ -45,8 +45,8 @@ def contest() -> Contest:
     names = dict.fromkeys((*large.seconds, *small.seconds))
     return Contest(
         title="Hashing",
-        about=f"One file of {LARGE // 2**30} GiB, and {MANY:,} files of {EACH // 1024} KiB, all in the page cache. Ours computes sha256 and "
-        "md5 in one pass; each of the programs computes one of them, so that two are needed for what ours does; `dvc add` "
+        about=f"One file of {LARGE // 2**30} GiB, and {MANY:,} files of {EACH // 1024} KiB, all in the page cache. Ours computes sha256 and"
+        " md5 in one pass; each of the programs computes one of them, so that two are needed for what ours does; `dvc add` "
         "computes md5 and links the file into its cache. The bound is what Python's two hash functions do on bytes that lie in memory: "
         "side by side for one file, where the slower one decides, and shared out over all cores for many.",
         header=("", "one file", "times ours", "many files", "times ours"),
