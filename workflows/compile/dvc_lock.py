@@ -79,26 +79,5 @@ def _digested(path: Path) -> Item:
     return Item(name=path.name, sha256=d.sha256, md5=d.md5, size=d.size)
 
 
-<<<<<<< Updated upstream
 def _entry(path: str, item: Item) -> dict[str, Any]:
     return {"path": path, "hash": "md5", "md5": item.md5, "size": item.size}
-=======
-def _file(seen: _Files, path: str, known: Digests | None) -> dict[str, Any]:
-    d = known or seen.of(seen.root / path)
-    listed = {"path": path, "hash": "md5", "md5": d.md5, "size": d.size}
-    return {**listed, "isexec": True} if _executable(seen.root / path) else listed
-
-
-def _executable(path: Path) -> bool:
-    try:
-        return bool(path.stat().st_mode & 0o111)
-    except FileNotFoundError:
-        return False
-
-
-def _yaml() -> YAML:
-    # As DVC has it: YAML 1.2, comments and order kept, long lines folded.
-    yaml = YAML()
-    yaml.default_flow_style = False
-    return yaml
->>>>>>> Stashed changes
