@@ -184,8 +184,9 @@ def test_step_that_takes_too_long(home: Home) -> None:
 
 
 def test_killed_step_leaves_a_record_and_the_next_run_goes_on(home: Home) -> None:
-    process = home.start("-m", "workflows.cli", "run", "toy", "--set", "work.mode=slow", "--set", "work.seconds=6")
-    os.kill(at_work(process)[0], signal.SIGKILL)
+    process = home.start("-m", "workflows.cli", "run", "toy", "--set", "work.mode=slow", "--set", "work.seconds=3")
+    for pid in at_work(home, process):
+        os.kill(pid, signal.SIGKILL)
     said = home.finish(process)
     assert said.code == 75, said.err
     assert "was killed by signal 9" in said.err
@@ -193,8 +194,8 @@ def test_killed_step_leaves_a_record_and_the_next_run_goes_on(home: Home) -> Non
 
 
 def test_ctrl_c_in_a_step_and_then_the_same_command_goes_on(home: Home) -> None:
-    process = home.start("-m", "workflows.cli", "run", "toy", "--set", "work.mode=slow", "--set", "work.seconds=6")
-    at_work(process)
+    process = home.start("-m", "workflows.cli", "run", "toy", "--set", "work.mode=slow", "--set", "work.seconds=3")
+    at_work(home, process)
     os.killpg(process.pid, signal.SIGINT)
     said = home.finish(process)
     assert said.code == 75, said.err
@@ -205,8 +206,8 @@ def test_ctrl_c_in_a_step_and_then_the_same_command_goes_on(home: Home) -> None:
 
 
 def test_killed_runner_and_then_the_same_command_goes_on(home: Home) -> None:
-    process = home.start("-m", "workflows.cli", "run", "toy", "--set", "work.mode=slow", "--set", "work.seconds=6")
-    at_work(process)
+    process = home.start("-m", "workflows.cli", "run", "toy", "--set", "work.mode=slow", "--set", "work.seconds=3")
+    at_work(home, process)
     os.killpg(process.pid, signal.SIGKILL)
     home.finish(process)
     goes_on(home)
@@ -214,15 +215,15 @@ def test_killed_runner_and_then_the_same_command_goes_on(home: Home) -> None:
 
 def goes_on(home: Home) -> None:
     """The same command again finishes; what was finished is not repeated; the run verifies."""
-    said = home.ask("run", "toy", "--set", "work.mode=slow", "--set", "work.seconds=6")
+    said = home.ask("run", "toy", "--set", "work.mode=slow", "--set", "work.seconds=3")
     assert said.code == 0, said.err
     assert "pick" not in said.err
     assert home.ask("verify", "@latest").code == 0
 
 
 def test_two_runs_at_once_in_one_checkout(home: Home) -> None:
-    process = home.start("-m", "workflows.cli", "run", "toy", "--set", "work.mode=slow", "--set", "work.seconds=5")
-    at_work(process)
+    process = home.start("-m", "workflows.cli", "run", "toy", "--set", "work.mode=slow", "--set", "work.seconds=3")
+    at_work(home, process)
     said = home.ask("run", "toy")
     assert said.code == 75
     assert f"another run is at work in this checkout: process {process.pid}" in said.err
@@ -326,6 +327,10 @@ def small_disk(at: Path, kilobytes: int) -> Iterator[None]:
         subprocess.run(["umount", at], check=True)
 
 
+def make_room(at: Path) -> None:
+    subprocess.run(["mount", "-o", "remount,size=10m", at], check=True)
+
+
 @pytest.mark.parametrize("kilobytes", [4, 12, 20])
 def test_full_disk_and_then_the_same_command_goes_on(home: Home, kilobytes: int) -> None:
     with small_disk(home.path / ".dvc", kilobytes):
@@ -334,8 +339,9 @@ def test_full_disk_and_then_the_same_command_goes_on(home: Home, kilobytes: int)
         assert "no room left on the disk; nothing half-written was kept" in said.err
         assert "hint: make room and run the same command again" in said.err
         assert not home.leftovers()
-    assert home.ask("run", "toy").code == 0
-    assert home.ask("verify", "@latest").code == 0
+        make_room(home.path / ".dvc")
+        assert home.ask("run", "toy").code == 0
+        assert home.ask("verify", "@latest").code == 0
 
 
 # --- Answers in JSON
@@ -380,15 +386,15 @@ def wait_for(ready: object, seconds: float = 30) -> None:
         time.sleep(0.02)
 
 
-def at_work(process: subprocess.Popen[str]) -> list[int]:
-    """The processes of both slow steps, once they are there and their imports are done."""
-    found: list[int] = []
+def at_work(home: Home, process: subprocess.Popen[str]) -> list[int]:
+    """The processes of a run, once both slow steps are at work in two of them. A third may wait for what comes next."""
+    log = home.path / ".countersign/log.jsonl"
 
     def both() -> bool:
         assert process.poll() is None, process.communicate()
-        found[:] = [c.pid for c in psutil.Process(process.pid).children()]
-        return len(found) == 2
+        events = [json.loads(line) for line in log.read_text().splitlines()] if log.exists() else []
+        return {"work@a", "work@b"} <= {e["step"] for e in events if e["event"] == "started"}
 
     wait_for(both)
-    time.sleep(1)
-    return found
+    time.sleep(0.5)  # until they sleep, too
+    return [c.pid for c in psutil.Process(process.pid).children()]
