@@ -10,7 +10,7 @@ import subprocess
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import pytest
 
@@ -131,6 +131,13 @@ def home(template: Path, tmp_path: Path) -> Home:
     top = tmp_path / "repo"
     shutil.copytree(template, top)
     return make_home(top, tmp_path)
+
+
+def lacking(what: str) -> NoReturn:
+    """Leave a test out because of what this machine lacks; where everything is said to be there, that is a failure."""
+    if os.environ.get("COUNTERSIGN_TEST_ALL"):
+        pytest.fail(f"this machine lacks {what}")
+    pytest.skip(f"this machine lacks {what}")
 
 
 def make_home(top: Path, scratch: Path) -> Home:

@@ -25,7 +25,7 @@ class S3:
         where = urlsplit(source.at)
         config = Config(connect_timeout=5, read_timeout=60, retries={"max_attempts": 4, "mode": "standard"})
         try:
-            boto3.client("s3", config=config).download_file(where.netloc, where.path.lstrip("/"), str(to))
+            boto3.Session().client("s3", config=config).download_file(where.netloc, where.path.lstrip("/"), str(to))
         except NoCredentialsError as error:
             hint = "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE"
             raise BadInput(Problem(what="no credentials for S3", where=source.at), hint=hint) from error
