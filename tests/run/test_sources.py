@@ -22,6 +22,33 @@ from workflows.declare import Kind, Source
 from workflows.errors import BadInput, Temporary
 from workflows.run.sources import read as sources
 
+# --- Reports
+
+
+def report(root: Path, text: str) -> object:
+    (root / "it.json").write_text(text)
+    return sources.read(root, Source(name="it", kind=Kind.REPORT, at="it.json"), root / "it.json")
+
+
+def test_a_report_may_be_written_by_hand(tmp_path: Path) -> None:
+    assert report(tmp_path, '{\n  "b": 1.0,\n  "a": [true, null]\n}\n') == {"a": [True, None], "b": 1.0}
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ('{"a": 1', "it.json: source it cannot be read as JSON"),
+        ('{"a": 1, "a": 2}', "a key stands twice: a"),
+        ('{"a": NaN}', "nan has no place in JSON"),
+        ("[1]", "is no JSON object; got list"),
+        ("", "source it is empty"),
+    ],
+)
+def test_a_report_that_cannot_be_read(tmp_path: Path, text: str, message: str) -> None:
+    with pytest.raises(BadInput, match=message):
+        report(tmp_path, text)
+
+
 # --- S3
 
 

@@ -101,7 +101,7 @@ def _load_model(path: Path) -> Any:
     text = path.read_text()
     if "end of trees" not in text:
         raise ValueError("no end of trees")
-    return lightgbm.Booster(model_str=text, params={"verbosity": -1})
+    return lightgbm.Booster(model_str=text)
 
 
 def _dump_model(model: Any, path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections import Counter
 from pathlib import Path
@@ -10,6 +11,7 @@ from urllib.parse import urlsplit
 
 from workflows.declare import Kind, Source
 from workflows.errors import BadInput, NotVerified, Problem
+from workflows.prove import canonical
 from workflows.run import codec, files
 from workflows.run.parameters import read_yaml
 from workflows.run.sources.interface import Adapter
@@ -65,6 +67,8 @@ def read(root: Path, source: Source, path: Path) -> Any:
     """What a step sees of a source; `BadInput` names every column that is missing, extra or of another type."""
     if path.stat().st_size == 0:
         raise BadInput(Problem(what=f"source {source.name} is empty", where=str(path)))
+    if source.kind is Kind.REPORT:
+        return _read_report(source, path)
     if source.kind is not Kind.TABLE:
         try:
             return codec.load(source.kind, path)
@@ -72,6 +76,25 @@ def read(root: Path, source: Source, path: Path) -> Any:
             raise BadInput(*error.problems) from error
     schema = read_yaml(root / source.schema, source.schema) if source.schema else None
     return _read_csv(source, path, schema) if path.suffix == ".csv" else _read_parquet(source, path, schema)
+
+
+def _read_report(source: Source, path: Path) -> dict[str, Any]:
+    """JSON as a person wrote it: any white space and order of keys, but no key twice, and numbers that are numbers."""
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=_once, parse_constant=float)
+        canonical.encode(value)
+    except (ValueError, RecursionError) as error:
+        raise BadInput(Problem(what=f"source {source.name} cannot be read as JSON: {error}", where=source.at)) from error
+    if not isinstance(value, dict):
+        raise BadInput(Problem(what=f"source {source.name} is no JSON object", where=source.at, got=type(value).__name__))
+    return value
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        raise ValueError(f"a key stands twice: {next(k for k, n in Counter(k for k, _ in pairs).items() if n > 1)}")
+    return found
 
 
 def _read_parquet(source: Source, path: Path, schema: Any) -> Any:
