@@ -243,7 +243,7 @@ def _alibi(then: Counted, now: Counted, by_category: bool) -> tuple[float, float
     from alibi_detect.cd import TabularDrift
 
     kinds: dict[int, None] | None = {0: None} if by_category else {}
-    detector = TabularDrift(samples[0][:, None], categories_per_feature=kinds or None)
+    detector = TabularDrift(samples[0][:, None], categories_per_feature=kinds)
     found = detector.predict(samples[1][:, None], drift_type="feature")["data"]
     return float(found["distance"][0]), float(found["p_val"][0])
 
