@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from markupsafe import Markup
 
-WIDTH = 640
-LINE = 30  # height of a line of a plot, with its label
-LABEL = 150  # width kept for labels at the left
-VALUE = 120  # width kept for values at the right
-NODE = (116, 40)  # size of a step in the graph
-GAP = (44, 18)  # between columns and rows of steps
+WIDTH = 500
+LINE = 28  # height of a line of a plot, with its label
+LABEL = 128  # width kept for labels at the left
+VALUE = 108  # width kept for values at the right
+NODE = (128, 40)  # size of a step in the graph
+GAP = (22, 26)  # between columns and rows of steps
+MARGIN = 72  # room at the sides for lines that swing out
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -58,12 +60,12 @@ def bars(items: Sequence[Bar], title: str, *, most: float, mark: float | None = 
 
 def calibration(points: Sequence[Mapping[str, float]], title: str) -> Markup:
     """Predicted against observed shares with intervals; on the diagonal, a score means what it says."""
-    size, edge = 320, 44
+    size, edge, margin = 380, 44, 24
     start = min(0.9, *(float(p[k]) for p in points for k in ("predicted", "low"))) if points else 0.0
     start = max(0.0, int(start * 10) / 10)
 
     def at(value: float) -> float:
-        return round((value - start) / (1 - start) * (size - edge - 10), 1)
+        return round((value - start) / (1 - start) * (size - edge - margin), 1)
 
     def x(value: float) -> float:
         return edge + at(value)
@@ -105,21 +107,22 @@ class Node:
 
 
 def graph(nodes: Sequence[Node], title: str) -> Markup:
-    """Steps in columns, each right of all it builds on. `nodes` stand after those they need."""
-    column: dict[str, int] = {}
+    """Steps in rows, each below all it builds on. `nodes` stand after those they need."""
+    row: dict[str, int] = {}
     for n in nodes:
-        column[n.name] = 1 + max((column[u] for u in n.needs), default=-1)
-    # A source stands just before its first reader, so that its line is short.
+        row[n.name] = 1 + max((row[u] for u in n.needs), default=-1)
+    # A source stands just above its first reader, so that its line is short.
     for n in nodes:
         if n.source:
-            column[n.name] = min(column[m.name] for m in nodes if n.name in m.needs) - 1
-    taken: dict[int, int] = {}
+            row[n.name] = min(row[m.name] for m in nodes if n.name in m.needs) - 1
+    widest = max(Counter(row.values()).values())
     place: dict[str, tuple[int, int]] = {}
-    for n in nodes:
-        c = column[n.name]
-        place[n.name] = (8 + c * (NODE[0] + GAP[0]), 8 + taken.get(c, 0) * (NODE[1] + GAP[1]))
-        taken[c] = taken.get(c, 0) + 1
-    edges = [_edge(place[u], place[n.name]) for n in nodes for u in n.needs]
+    for r in sorted(set(row.values())):
+        here = [n for n in nodes if row[n.name] == r]
+        left = (widest - len(here)) * (NODE[0] + GAP[0]) // 2  # rows are centred
+        for i, n in enumerate(here):
+            place[n.name] = (MARGIN + left + i * (NODE[0] + GAP[0]), MARGIN + r * (NODE[1] + GAP[1]))
+    edges = [_edge(place[u], place[n.name], row[n.name] - row[u]) for n in nodes for u in n.needs]
     boxes = [
         Markup(
             '<g><rect class="node{}" x="{}" y="{}" width="{}" height="{}" rx="6"/><text class="name" x="{}" y="{}">{}</text>'
@@ -128,17 +131,20 @@ def graph(nodes: Sequence[Node], title: str) -> Markup:
         for n in nodes
         for x, y in [place[n.name]]
     ]
-    width = 16 + (max(taken) + 1) * NODE[0] + max(taken) * GAP[0]
-    height = 16 + max(taken.values()) * (NODE[1] + GAP[1]) - GAP[1]
-    return _svg(title, width, height, Markup("").join([*edges, *boxes]), fixed=True)
+    width = 2 * MARGIN + widest * (NODE[0] + GAP[0]) - GAP[0]
+    height = 2 * MARGIN + (max(row.values()) + 1) * (NODE[1] + GAP[1]) - GAP[1]
+    return _svg(title, width, height, Markup("").join([*edges, *boxes]))
 
 
-def _edge(a: tuple[int, int], b: tuple[int, int]) -> Markup:
-    x1, y1, x2, y2 = a[0] + NODE[0], a[1] + NODE[1] // 2, b[0], b[1] + NODE[1] // 2
-    bend = max(GAP[0] // 2, (x2 - x1) // 3)
-    return Markup('<path class="edge" d="M{} {}C{} {} {} {} {} {}"/>').format(x1, y1, x1 + bend, y1, x2 - bend, y2, x2, y2)
+def _edge(a: tuple[int, int], b: tuple[int, int], rows: int) -> Markup:
+    """A line from one step down to another; one that passes other rows swings out, so as not to run behind their steps."""
+    x1, y1, x2, y2 = a[0] + NODE[0] // 2, a[1] + NODE[1], b[0] + NODE[0] // 2, b[1]
+    swing = 0 if rows == 1 else (1 if x2 >= x1 else -1) * min(40 + 30 * rows, MARGIN + NODE[0])
+    bend = max(GAP[1] // 2, (y2 - y1) // 4)
+    return Markup('<path class="edge" d="M{} {}C{} {} {} {} {} {}"/>').format(x1, y1, x1 + swing, y1 + bend, x2 + swing, y2 - bend, x2, y2)
 
 
-def _svg(title: str, width: int, height: int, inside: Markup, *, fixed: bool = False) -> Markup:
-    size = Markup(' width="{}" height="{}"').format(width, height) if fixed else ""
-    return Markup('<svg viewBox="0 0 {} {}"{} role="img" aria-label="{}">{}</svg>').format(width, height, size, title, inside)
+def _svg(title: str, width: int, height: int, inside: Markup) -> Markup:
+    return Markup('<svg viewBox="0 0 {0} {1}" width="{0}" height="{1}" role="img" aria-label="{2}">{3}</svg>').format(
+        width, height, title, inside
+    )

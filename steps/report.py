@@ -18,6 +18,7 @@ from steps.types import Page, Params, Report
 TEMPLATES = Path(__file__).parent / "templates"
 SIDES = {"out_of_fold": "out of fold", "holdout": "hold-out"}
 ENDS = {"high": "upper end of the interval of ", "low": "lower end of the interval of "}
+SHORT = {"auc": "AUC", "ks": "KS", "psi": "PSI"}
 MEASURES = {
     "auc": ("AUC", "chance that an approved application scores above a declined one"),
     "average_precision": ("Average precision", "of finding the declined, the rarer outcome"),
@@ -80,7 +81,9 @@ def report(  # noqa: PLR0913 - one argument an input
         "calibration_points": calibration["points"],
         "calibration": charts.calibration(calibration["points"], "Predicted against observed approval, out of fold"),
         "fairness": fairness,
-        "attributes": [_attribute(fairness, name) for name in fairness["out_of_fold"]["attributes"]],
+        "attributes": [
+            _attribute(fairness, name) for name in sorted(fairness["out_of_fold"]["attributes"], key=lambda n: (n.count("+"), n))
+        ],
         "drift": drift,
         "moved": sorted(drift["features"].items(), key=lambda f: (-f[1]["psi"], f[0])),
         "importance": _importance(importance),
@@ -108,7 +111,7 @@ def _render(view: Mapping[str, Any]) -> Page:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    environment.filters |= {"percent": percent, "number": number, "points": points, "words": words}
+    environment.filters |= {"percent": percent, "plain": plain, "number": number, "points": points, "words": words}
     return environment.get_template("report.html.j2").render(view)
 
 
@@ -130,6 +133,11 @@ def number(value: float | None) -> str:
     return text.replace("-", MINUS)
 
 
+def plain(group: str) -> str:
+    """black+female -> black, female."""
+    return group.replace("+", ", ").replace("_", " ")
+
+
 def words(metric: str) -> str:
     """A metric's path in words: out_of_fold.attributes.race.selection_rate_ratio.value -> selection rate ratio, race (out of fold)."""
     parts = metric.split(".")
@@ -137,7 +145,7 @@ def words(metric: str) -> str:
     parts = [p for p in parts[1 if side else 0 :] if p not in {"attributes", "value"}]
     end = ENDS.get(parts[-1], "") if len(parts) > 1 else ""
     parts = parts[:-1] if end else parts
-    last, *before = reversed([p.replace("_", " ") for p in parts])
+    last, *before = reversed([" ".join(SHORT.get(w, w) for w in p.split("_")) for p in parts])
     return f"{end}{last}{''.join(f', {b}' for b in reversed(before))}{f' ({side})' if side else ''}"
 
 
@@ -171,7 +179,7 @@ def _attribute(fairness: Report, name: str) -> Report:
     for side, said in SIDES.items():
         items = [
             charts.Bar(
-                label=group.replace("+", ", "),
+                label=plain(group),
                 value=g["selection_rate"] or 0.0,
                 low=g["low"],
                 high=g["high"],
