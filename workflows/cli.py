@@ -5,22 +5,29 @@ from __future__ import annotations
 import json
 import os
 import sys
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, cast
 
 import typer
 
-from workflows import show
+from workflows import show, show_runs
 from workflows.compile import dvc_lock
-from workflows.errors import BadInput, CountersignError, NotVerified, Problem
+from workflows.declare import Pipeline
+from workflows.errors import BadInput, CountersignError, NotVerified, Problem, Temporary
+from workflows.prove.bundle import verify_bundle
+from workflows.prove.compare import Grade
+from workflows.prove.verify import Verification
 from workflows.prove.verify import verify as verify_chain
-from workflows.run import journal, keys
+from workflows.run import journal, keys, packing
+from workflows.run.comparing import compare_runs
 from workflows.run.local import run_pipeline
 from workflows.run.lock import only_one
 from workflows.run.reader import StoreReader
-from workflows.run.session import checkout, find_pipeline, local_store, pipeline_names
+from workflows.run.session import checkout, find_pipeline, imported_from, local_store, pipeline_names
 from workflows.run.single import log_to, make_session, told
+from workflows.run.store.interface import Store
 
 app = typer.Typer(
     help="Run machine-learning pipelines so that someone who was not there can verify them.",
@@ -29,6 +36,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
+# What Typer raises for any misuse: it exports only a kind of it.
+USAGE_ERROR = cast("type[typer.BadParameter]", typer.BadParameter.__mro__[1])
 keys_app = typer.Typer(help="Keys of this machine: they never leave it.", no_args_is_help=True)
 app.add_typer(keys_app, name="keys")
 
@@ -62,16 +71,22 @@ def run(
 
 @app.command()
 def verify(
-    run: Run,
+    run: Annotated[str, typer.Argument(help="A run's id, @latest, or the file of a bundle.")],
     key: Annotated[list[Path] | None, typer.Option(help="Trust only this public key (PEM). May be repeated.")] = None,
     root: Annotated[str | None, typer.Option(help="The root that was noted elsewhere when the run was made.")] = None,
     as_json: AsJson = False,
 ) -> None:
     """Check a run's chain of records and every artifact it names."""
-    store = local_store(checkout())
-    name = journal.find(store, run)
-    result = verify_chain(name, StoreReader(store), keys.ring(store, tuple(key or ())), expected_root=root)
-    show.verification(result, as_json=as_json)
+    given = tuple(key or ())
+    if packing.is_bundle(run):
+        opened = packing.open_bundle(Path(run))
+        result = verify_bundle(opened, keys.given_ring(given) if given else None, expected_root=root)
+        note = "" if given else show.OWN_KEYS
+        show.verification(result, as_json=as_json, trust="given with --key" if given else "came with the bundle", note=note)
+    else:
+        store = local_store(checkout())
+        result = verify_chain(journal.find(store, run), StoreReader(store), keys.ring(store, given), expected_root=root)
+        show.verification(result, as_json=as_json, trust="given with --key" if given else "unregistered local key")
     if not result.ok:
         raise typer.Exit(NotVerified.exit_code)
 
@@ -90,6 +105,63 @@ def compile_(
     if check and changed:
         raise BadInput(*(Problem(what="is not what the declarations say", where=p) for p in changed), hint="run: countersign compile")
     show.compiled(sorted(compiled.texts), changed, as_json=as_json)
+
+
+@app.command("show")
+def show_(
+    run: Annotated[str | None, typer.Argument(help="A run's id, or @latest; without one, all runs are listed.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """List the runs, or show the steps of one: outcome, time, digests, gates."""
+    store = local_store(checkout())
+    ring = keys.ring(store)
+    if run is None:
+        show_runs.listing(store, ring, as_json=as_json)
+    else:
+        show_runs.steps(journal.Journal(store, journal.find(store, run)), ring, as_json=as_json)
+
+
+@app.command()
+def compare(
+    a: Annotated[str, typer.Argument(help="A run's id, or @latest.")],
+    b: Annotated[str, typer.Argument(help="Another run's id.")],
+    as_json: AsJson = False,
+) -> None:
+    """Say how equal two runs are, artifact by artifact: bytes, content, decisions, tolerance or differs."""
+    store = local_store(checkout())
+    one, two = (verified(store, journal.find(store, name)) for name in (a, b))
+    with tempfile.TemporaryDirectory() as scratch:
+        found = compare_runs((one, store), (two, store), known_pipeline(one), Path(scratch))
+    show_runs.comparison(one.run, two.run, found, as_json=as_json)
+    if found.grade is Grade.DIFFERS:
+        raise typer.Exit(NotVerified.exit_code)
+
+
+@app.command()
+def bundle(
+    run: Run,
+    output: Annotated[Path, typer.Option("-o", "--output", help="The file to write.")],
+    force: Annotated[bool, typer.Option("--force", help="Replace the file if it exists.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Put a run's records, keys, verdicts and reports into one file, for someone who has nothing else."""
+    root = checkout()
+    store = local_store(root)
+    checked = verified(store, journal.find(store, run))
+    data = packing.pack(checked, store, root, known_pipeline(checked))
+    packing.write(output, data, force=force)
+    show_runs.packed(output, data, checked, as_json=as_json)
+
+
+def verified(store: Store, run: str) -> Verification:
+    """A run of the store, checked whole. Whoever uses it looks at `ok`."""
+    return verify_chain(run, StoreReader(store), keys.ring(store))
+
+
+def known_pipeline(verification: Verification) -> Pipeline | None:
+    """The declaration of a run's pipeline, where this checkout has it."""
+    name = verification.seal.pipeline if verification.seal else ""
+    return find_pipeline(name) if name in pipeline_names(checkout()) else None
 
 
 @keys_app.command()
@@ -112,6 +184,7 @@ def _logging(root: Path) -> Any:
 def main(words: list[str] | None = None) -> None:
     """Run a command; exit as the table of exit codes says. No traceback reaches a person unless they ask for it."""
     words = sys.argv[1:] if words is None else words
+    _use_code_of_checkout(words)
     debug = "--debug" in words
     if debug:
         os.environ["COUNTERSIGN_DEBUG"] = "1"
@@ -120,13 +193,26 @@ def main(words: list[str] | None = None) -> None:
     )
 
 
+def _use_code_of_checkout(words: list[str]) -> None:
+    """Start again with the code of the checkout that the person stands in, where an installed command came from another."""
+    here = Path.cwd()
+    root = next((f for f in (here, *here.parents) if (f / "workflows" / "declare.py").is_file()), None)
+    if root and root != imported_from() and os.environ.get("COUNTERSIGN_CHECKOUT") != str(root):
+        env = {**os.environ, "PYTHONPATH": str(root), "COUNTERSIGN_CHECKOUT": str(root)}
+        os.execve(sys.executable, [sys.executable, "-m", "workflows.cli", *words], env)  # noqa: S606  # our own program
+
+
 def _guarded(command: Callable[[], object], words: list[str], *, debug: bool) -> int:
     try:
         code = command()
     except typer.Exit as exit_:
         return exit_.exit_code
     except typer.Abort:
-        return 75
+        return Temporary.exit_code
+    except USAGE_ERROR as error:
+        # `format_message` is what Typer itself would print.
+        print(f"error: {error.format_message()}\nhint: countersign --help", file=sys.stderr)
+        return BadInput.exit_code
     except CountersignError as error:
         if debug:
             raise
@@ -137,7 +223,7 @@ def _guarded(command: Callable[[], object], words: list[str], *, debug: bool) ->
         return error.exit_code
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
-        return 75
+        return Temporary.exit_code
     return code if isinstance(code, int) else 0
 
 

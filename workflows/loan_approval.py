@@ -109,7 +109,7 @@ pipeline = Pipeline(
         Step(
             name="evaluate",
             run="steps.evaluate:evaluate",
-            inputs=(model, decision_rule, train_rows, holdout_rows, oof, champion),
+            inputs=(model, decision_rule, train_rows, holdout_rows, holdout_protected, oof, champion),
             outputs=(predictions, evaluation, calibration),
         ),
         Step(

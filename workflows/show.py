@@ -99,8 +99,13 @@ def compiled(paths: list[str], changed: list[str], *, as_json: bool) -> None:
         print(f"{'written' if path in changed else 'fresh  '} {path}")
 
 
-def verification(result: Verification, *, as_json: bool) -> None:
-    """What verification found."""
+OWN_KEYS = """\
+The keys came with the bundle, so this proves only that it agrees with itself.
+Ask whoever made the run for the fingerprint of their key, compare it with the one above, and verify with --key."""
+
+
+def verification(result: Verification, *, as_json: bool, trust: str = "unregistered local key", note: str = "") -> None:
+    """What verification found. `trust` says why the keys were believed, `note` what a reader must not overlook."""
     if as_json:
         answer(
             {
@@ -112,6 +117,7 @@ def verification(result: Verification, *, as_json: bool) -> None:
                 "artifacts_checked": result.checked,
                 "artifacts_elsewhere": result.elsewhere,
                 "signers": list(result.signers),
+                "trust": trust,
             }
         )
         return
@@ -130,7 +136,9 @@ def verification(result: Verification, *, as_json: bool) -> None:
         console.print(f"  outcome    {result.seal.outcome}")
     console.print(f"  root       {result.root}")
     for keyid in result.signers:
-        console.print(f"  signed by  {keyid} (unregistered local key)")
+        console.print(f"  signed by  {keyid} ({trust})")
+    if note:
+        console.print(note, style="yellow")
     sys.stdout.flush()
 
 

@@ -32,7 +32,9 @@ pipeline = Pipeline(
 
 def _step(i: int) -> str:
     before, value = ("", "0") if i == 0 else (f"*, n{i - 1}: Report", f'n{i - 1}["n"] + 1')
-    return f"\n\nclass Made{i}(NamedTuple):\n    n{i}: Report\n\n\ndef step{i}({before}) -> Made{i}:\n    return Made{i}({{'n': {value}}})\n"
+    return (
+        f"\n\nclass Made{i}(NamedTuple):\n    n{i}: Report\n\n\ndef step{i}({before}) -> Made{i}:\n    return Made{i}({{'n': {value}}})\n"
+    )
 
 
 def ours(folder: Path, n: int) -> Path:
@@ -61,7 +63,7 @@ def plain_dvc(folder: Path, n: int) -> Path:
 
 def _shell(i: int) -> str:
     value = "0" if i == 0 else f"int(open('n{i - 1}').read()) + 1"
-    return f'python -c "print({value}, file=open(\'n{i}\', \'w\'))"'
+    return f"python -c \"print({value}, file=open('n{i}', 'w'))\""
 
 
 def _dvc(folder: Path, lines: list[str]) -> Path:

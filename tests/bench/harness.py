@@ -204,7 +204,8 @@ def times(ratio: float) -> str:
 
 
 def say(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)
+    sys.stderr.write(f"{text}\n")
+    sys.stderr.flush()
 
 
 def project(folder: Path, name: str, steps: str, declaration: str) -> Path:

@@ -61,6 +61,9 @@ def _ahead(step: dict[str, float]) -> Goal:
     return Goal(what="our own runner well ahead of dvc repro, Metaflow and Snakemake", measured=measured, met=met)
 
 
+REPRO = ["dvc", "repro", "--quiet"]
+
+
 def _which() -> str:
     found = versions(Path(sys.executable), "dvc")
     try:
@@ -73,17 +76,17 @@ def _which() -> str:
 def _contestant(name: str, top: Path, n: int) -> Callable[[], float]:
     make, words, leaves = {
         RUNNER: (chain.ours, ["python", "-m", "workflows.cli", "run", "chain"], [".countersign", ".dvc", "artifacts"]),
-        THROUGH_DVC: (chain.ours_through_dvc, ["dvc", "repro", "--quiet"], [".countersign", ".dvc/cache", ".dvc/tmp", "artifacts", "dvc.lock"]),
-        PLAIN_DVC: (chain.plain_dvc, ["dvc", "repro", "--quiet"], [".dvc/cache", ".dvc/tmp", "dvc.lock", *(f"n{i}" for i in range(n))]),
+        THROUGH_DVC: (chain.ours_through_dvc, REPRO, [".countersign", ".dvc/cache", ".dvc/tmp", "artifacts", "dvc.lock"]),
+        PLAIN_DVC: (chain.plain_dvc, REPRO, [".dvc/cache", ".dvc/tmp", "dvc.lock", *(f"n{i}" for i in range(n))]),
         METAFLOW: (chain.metaflow, ["python", "flow.py", "--quiet", "run", "--max-workers", "2"], [".metaflow"]),
         SNAKEMAKE: (chain.snakemake, ["snakemake", "--cores", "2", "--quiet", "all"], [".snakemake", *(f"n{i}" for i in range(n))]),
         REDUN: (chain.redun, ["redun", "--config", "config", "run", "flow.py", "main"], ["config"]),
         KEDRO: (chain.kedro, ["python", "flow.py"], []),
     }[name]  # fmt: skip
-    return partial(_once, name, make, top / f"{name.replace(' ', '-')}-{n}", words, leaves, n)
+    return partial(_once, name, make, top / f"{name.replace(' ', '-')}-{n}", words=words, leaves=leaves, n=n)
 
 
-def _once(name: str, make: Callable[[Path, int], Path], folder: Path, words: list[str], leaves: list[str], n: int) -> float:
+def _once(name: str, make: Callable[[Path, int], Path], folder: Path, *, words: list[str], leaves: list[str], n: int) -> float:
     if not folder.exists():
         make(folder, n)
     for path in (folder / leaf for leaf in leaves):
@@ -92,5 +95,3 @@ def _once(name: str, make: Callable[[Path, int], Path], folder: Path, words: lis
         path.unlink(missing_ok=True)
     theirs = (competitors(),) if name in {METAFLOW, SNAKEMAKE, REDUN, KEDRO} else ()
     return timed(words, cwd=folder, env=environment(folder.parent, *theirs)).seconds
-
-

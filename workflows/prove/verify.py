@@ -21,13 +21,14 @@ holds the keys. A run rewritten as a whole by the holder of a trusted key needs 
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Protocol
 
 from workflows.prove import canonical
-from workflows.prove.digest import Digests
+from workflows.prove.digest import Digests, in_parallel
 from workflows.prove.gate import BadVerdict, says
 from workflows.prove.record import (
     MAX_RECORD,
@@ -46,6 +47,7 @@ from workflows.prove.record import (
 from workflows.prove.signature import BadSignature, Keyring
 
 CLOCK_SKEW = timedelta(seconds=60)
+POINTER = re.compile(rb"[0-9a-f]{64}\n")
 
 
 class Reader(Protocol):
@@ -100,6 +102,11 @@ class Verification:
         return self.seal is not None and not self.findings
 
 
+def digest_in(pointer: bytes) -> str:
+    """The digest that a pointer file (`root`, `steps/...`) holds; anything else comes back in a form that is no digest."""
+    return pointer.decode()[:-1] if POINTER.fullmatch(pointer) else f"unreadable {pointer[:80]!r}"
+
+
 def verify(run: str, reader: Reader, keys: Keyring, *, expected_root: str | None = None) -> Verification:
     """Everything that is wrong with a run, as far as it can be read.
 
@@ -138,13 +145,13 @@ def verify(run: str, reader: Reader, keys: Keyring, *, expected_root: str | None
 def _read_seal(run: str, root: str, reader: Reader, keys: Keyring) -> tuple[Seal, str] | Finding:
     if not SHA256.fullmatch(root):
         return Finding(where=f"{run}/root", what=f"not the digest of a seal: {root!r}")
-    opened = _open(f"seal {root} of {run}", root, reader, keys)
+    opened = _open(f"seal {root}, named by {run}/root", root, reader, keys)
     if isinstance(opened, Finding):
         return opened
     try:
         return decode_seal(opened[0]), opened[1]
     except NotARecord as error:
-        return Finding(where=f"seal {root} of {run}", what=str(error))
+        return Finding(where=f"seal {root}, named by {run}/root", what=str(error))
 
 
 def _open(where: str, sha256: str, reader: Reader, keys: Keyring) -> tuple[bytes, str] | Finding:
@@ -378,9 +385,9 @@ def _contents(seal: Seal, records: Mapping[str, Record], reader: Reader) -> tupl
     named += [r.code.snapshot for r in records.values() if r.code.snapshot]
     checked, elsewhere = 0, 0
     findings: list[Finding] = []
-    for item in dict.fromkeys((*named, *seal.outputs)):
+    items = list(dict.fromkeys((*named, *seal.outputs)))
+    for item, got in zip(items, in_parallel(reader.content, items), strict=True):
         where = f"artifact {item.name} ({item.sha256})"
-        got = reader.content(item)
         if got is None:
             elsewhere += 1
             if reader.holds_content:

@@ -20,12 +20,11 @@ from workflows.prove.record import (
     outcome_of,
 )
 from workflows.prove.signature import BadSignature, Keyring, Signer
-from workflows.prove.verify import last_entries
+from workflows.prove.verify import POINTER, last_entries
 from workflows.run.store.interface import Store
 
 LATEST = "cache/latest"
 ATTEMPT = re.compile(r"[1-9][0-9]{0,8}")
-POINTER = re.compile(rb"[0-9a-f]{64}\n")
 RUN_ID = re.compile(r"(?P<plan>.+-[0-9a-f]{12})(-[0-9]+)?")
 
 
@@ -56,20 +55,25 @@ class Journal:
     def attempts(self) -> dict[str, dict[int, str]]:
         """Task -> attempt -> digest of the record."""
         found: dict[str, dict[int, str]] = {}
-        for name, data in self.store.list_documents(f"runs/{self.run}/steps").items():
+        for name, sha in self._pointers("").items():
             task, _, attempt = name.rpartition("/")
-            if not ATTEMPT.fullmatch(attempt) or not POINTER.fullmatch(data):
-                raise NotVerified(
-                    Problem(what="not the pointer to a record that stood here", where=f"runs/{self.run}/steps/{name}"),
-                    hint="a run whose folder was meddled with cannot go on: make a new one with --again",
-                )
-            found.setdefault(task, {})[int(attempt)] = data.decode()[:-1]
+            found.setdefault(task, {})[int(attempt)] = sha
         return found
 
     def attempts_of(self, task: str) -> dict[int, str]:
         """Attempt -> digest of the record. Looks at one task only, however long the run is."""
-        listed = self.store.list_documents(f"runs/{self.run}/steps/{task}")
-        return {int(attempt): data.decode().strip() for attempt, data in listed.items()}
+        return {int(attempt): sha for attempt, sha in self._pointers(f"/{task}").items()}
+
+    def _pointers(self, below: str) -> dict[str, str]:
+        folder = f"runs/{self.run}/steps{below}"
+        listed = self.store.list_documents(folder)
+        for name, data in listed.items():
+            if not ATTEMPT.fullmatch(name.rpartition("/")[2]) or not POINTER.fullmatch(data):
+                raise NotVerified(
+                    Problem(what="not the pointer to a record that stood here", where=f"{folder}/{name}"),
+                    hint="a run whose folder was meddled with cannot go on: make a new one with --again",
+                )
+        return {name: data.decode()[:-1] for name, data in listed.items()}
 
     def append(self, record: Record, signer: Signer) -> Written:
         """Sign a record and keep it; the run's index names it last, so a crash leaves no name without a record."""

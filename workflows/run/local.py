@@ -7,19 +7,19 @@ import json
 import os
 import select
 import signal
-import sys
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
-from typing import Literal, NoReturn
+from dataclasses import dataclass
+from typing import Literal
 
 from workflows.declare import Kind
 from workflows.errors import BadInput, CountersignError, GateRefused, NotVerified, Problem, Temporary
-from workflows.plan import Task, tasks
+from workflows.plan import tasks
 from workflows.prove.record import Seal
-from workflows.run.driver import abandon, explained, place_outputs, run_task
+from workflows.run.driver import abandon, place_outputs
 from workflows.run.journal import Journal
 from workflows.run.session import Session, open_journal
+from workflows.run.worker import Worker
 
 ERRORS: dict[str, type[CountersignError]] = {e.__name__: e for e in (CountersignError, BadInput, GateRefused, NotVerified, Temporary)}
 POLL = 0.1  # seconds between looks at the clock while tasks run
@@ -46,14 +46,6 @@ class Finished:
     unchanged: bool
     """Nothing had to be done: an earlier run had done exactly this."""
     error: CountersignError | None = None
-
-
-@dataclass(kw_only=True)
-class _Child:
-    task: Task
-    pipe: int
-    begun: float = field(default_factory=time.monotonic)
-    said: bytes = b""
 
 
 def run_pipeline(session: Session, *, again: bool = False, jobs: int = 2, tell: Callable[[Event], None] = lambda _: None) -> Finished:
@@ -99,11 +91,14 @@ class _Pool:
     def __init__(self, session: Session, journal: Journal, jobs: int, tell: Callable[[Event], None]) -> None:
         self.session, self.journal, self.jobs, self.tell = session, journal, jobs, tell
         self.waiting = list(tasks(session.pipeline))
+        self.known = {t.id: t for t in self.waiting}
         self.needs = {t.id: t.upstream for t in self.waiting}
         self.done: set[str] = {t for t, w in journal.last(session.ring, [t.id for t in self.waiting]).items() if w.record.outcome.good}
         self.waiting = [t for t in self.waiting if t.id not in self.done]
-        self.children: dict[int, _Child] = {}
-        self.leaving: list[int] = []
+        self.children: dict[int, Worker] = {}
+        self.spare: Worker | None = None
+        """Forked while others work, so that the next task need not wait for that."""
+        self.leaving: list[Worker] = []
         self.error: CountersignError | None = None
 
     def run(self) -> CountersignError | None:
@@ -119,8 +114,8 @@ class _Pool:
             self._interrupted()
         finally:
             gc.unfreeze()
-            for pid in self.leaving:
-                os.waitpid(pid, 0)
+            for worker in (*self.leaving, *([self.spare] if self.spare else [])):
+                worker.dismiss()
         return self.error
 
     def _start(self) -> bool:
@@ -130,17 +125,21 @@ class _Pool:
             if ready is None:
                 break
             self.waiting.remove(ready)
-            pid, child = _fork(self.session, self.journal, ready)
-            self.children[pid] = child
+            worker = self.spare or Worker(self.session, self.journal, self.known)
+            self.spare = None
+            worker.start(ready)
+            self.children[worker.pid] = worker
             started = True
             self.tell(Event(what="started", task=ready.id, running=self._running()))
+        if self.waiting and self.error is None and self.spare is None:
+            self.spare = Worker(self.session, self.journal, self.known)
         return started
 
     def _running(self) -> tuple[str, ...]:
         return tuple(c.task.id for c in self.children.values())
 
     def _wait(self) -> None:
-        by_pipe = {c.pipe: (pid, c) for pid, c in self.children.items()}
+        by_pipe = {c.answers: (pid, c) for pid, c in self.children.items()}
         readable, _, _ = select.select(list(by_pipe), [], [], POLL)
         for pipe in readable:
             pid, child = by_pipe[pipe]
@@ -153,18 +152,19 @@ class _Pool:
                 os.kill(child_pid, signal.SIGKILL)
         self.tell(Event(what="tick", running=self._running()))
 
-    def _finish(self, pid: int, child: _Child) -> None:
+    def _finish(self, pid: int, child: Worker) -> None:
         del self.children[pid]
-        os.close(child.pipe)
         seconds = time.monotonic() - child.begun
         said = json.loads(child.said) if child.said else None
         if said and "outcome" in said:
             # Its record is written; the kernel can take its memory apart while the next task starts.
-            self.leaving.append(pid)
+            while self.leaving:
+                self.leaving.pop().dismiss()
+            self.leaving.append(child)
             self.done.add(child.task.id)
             self.tell(Event(what=said["outcome"], task=child.task.id, seconds=seconds, running=self._running()))
             return
-        _, status = os.waitpid(pid, 0)
+        status = child.dismiss()
         error = _error(said) if said else self._died(child, status)
         what: Literal["refused", "failed"] = "refused" if isinstance(error, GateRefused) else "failed"
         self.tell(Event(what=what, task=child.task.id, seconds=seconds, running=self._running()))
@@ -172,7 +172,7 @@ class _Pool:
         if self.error is None or isinstance(self.error, Temporary):
             self.error = error
 
-    def _died(self, child: _Child, status: int) -> CountersignError:
+    def _died(self, child: Worker, status: int) -> CountersignError:
         late = time.monotonic() - child.begun > child.task.step.resources.timeout
         how = (
             f"took longer than {child.task.step.resources.timeout} s"
@@ -204,45 +204,6 @@ def _preload(session: Session) -> None:
     """Import here what most tasks would each import for themselves."""
     if any(p.artifact.kind in {Kind.TABLE, Kind.DATASET} for t in tasks(session.pipeline) for p in t.outputs):
         import pyarrow.parquet  # noqa: F401
-
-
-def _fork(session: Session, journal: Journal, task: Task) -> tuple[int, _Child]:
-    sys.stdout.flush()
-    sys.stderr.flush()
-    pipe, said = os.pipe()
-    pid = os.fork()
-    if pid == 0:
-        os.close(pipe)
-        _child(session, journal, task, said)
-    os.close(said)
-    return pid, _Child(task=task, pipe=pipe)
-
-
-def _child(session: Session, journal: Journal, task: Task, said: int) -> NoReturn:
-    code = 1
-    try:
-        try:
-            answer: dict[str, object] = {"outcome": run_task(session, journal, task).record.outcome}
-            code = 0
-        except BaseException as error:  # whatever it was, the parent must hear of it
-            failure = explained(error, task)
-            code = failure.exit_code
-            answer = {
-                "error": type(failure).__name__,
-                "hint": failure.hint,
-                "problems": [[p.what, p.where, p.expected, p.got] for p in failure.problems],
-            }
-            if os.environ.get("COUNTERSIGN_DEBUG"):
-                import traceback
-
-                traceback.print_exc()
-        with os.fdopen(said, "w") as out:
-            json.dump(answer, out)
-        sys.stdout.flush()
-        sys.stderr.flush()
-    finally:
-        # Not sys.exit: the parent's clean-up is not the child's to do.
-        os._exit(code)
 
 
 def _error(said: dict[str, object]) -> CountersignError:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from workflows.prove.digest import Digests
 from workflows.prove.record import Item
-from workflows.run.journal import POINTER
+from workflows.prove.verify import digest_in
 from workflows.run.store.interface import Store
 
 
@@ -40,11 +40,6 @@ class StoreReader:
             return self.store.get_document(name)
         except OSError:
             return None
-
-
-def digest_in(data: bytes) -> str:
-    """The digest that a pointer file holds; what else stands there comes back in a form that is no digest."""
-    return data.decode()[:-1] if POINTER.fullmatch(data) else f"unreadable {data[:80]!r}"
 
 
 def printable(name: str) -> str:

@@ -151,10 +151,18 @@ def checkout() -> Path:
     here = Path.cwd()
     for folder in (here, *here.parents):
         if (folder / "workflows" / "declare.py").is_file():
+            if folder != imported_from():
+                # Records would state the code of one checkout and hold the results of another.
+                raise BadInput(Problem(what="the code that is running is not this checkout's", where=str(folder), got=str(imported_from())))
             return folder
     raise BadInput(
         Problem(what="not inside a Countersign repository", where=str(here)), hint="change to the folder that holds workflows/ and params/"
     )
+
+
+def imported_from() -> Path:
+    """The repository whose code is running."""
+    return Path(__file__).resolve().parents[2]
 
 
 def find_pipeline(name: str) -> Pipeline:

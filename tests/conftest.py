@@ -1,0 +1,144 @@
+"""A small repository with a toy pipeline, to be run as a person would run it: as a program, in a folder of its own."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+NAMES = ("Ada Lovelace", "Grace Hopper", "Edith Clarke")
+PEOPLE = "name,age\n" + "".join(f"{n},{30 + 10 * i}\n" for i, n in enumerate(NAMES))
+SCHEMA = """format: {delimiter: ",", encoding: utf-8, "null": ""}
+columns:
+  - {name: name, type: string, nullable: false}
+  - {name: age, type: int64, nullable: false}
+"""
+PARAMS = "pick:\n  at_least: 0\nwork:\n  mode: fine\n  seconds: 0.0\n"
+POLICY = "enough:\n  - metric: total\n    at_least: 100\n    because: three people of forty are a hundred and twenty years, twice\n"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Said:
+    """What a command answered."""
+
+    code: int
+    out: str
+    err: str
+
+    @property
+    def json(self) -> Any:
+        return json.loads(self.out)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Home:
+    """A checkout, and how to use it."""
+
+    path: Path
+    env: dict[str, str] = field(default_factory=dict)
+
+    def start(self, *words: str, cwd: Path | None = None, **env: str) -> subprocess.Popen[str]:
+        return subprocess.Popen(
+            [sys.executable, *words],
+            cwd=cwd or self.path,
+            env={**self.env, **env},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
+        )
+
+    def ask(self, *words: str, cwd: Path | None = None, **env: str) -> Said:
+        """`countersign` with these words."""
+        return self.finish(self.start("-m", "workflows.cli", *words, cwd=cwd, **env))
+
+    def drive(self, *words: str, **env: str) -> Said:
+        """One task, as DVC or Argo start it."""
+        return self.finish(self.start("-m", "workflows.run.driver", *words, **env))
+
+    def finish(self, process: subprocess.Popen[str]) -> Said:
+        try:
+            out, err = process.communicate(timeout=120)
+        finally:
+            if process.poll() is None:
+                os.killpg(process.pid, signal.SIGKILL)
+        return Said(code=process.returncode, out=out, err=err)
+
+    def run(self, *words: str, **env: str) -> Any:
+        """A run that must work; its answer."""
+        said = self.ask("run", "toy", "--json", *words, **env)
+        assert said.code == 0, said.err + said.out
+        return said.json
+
+    def write(self, name: str, text: str | bytes) -> Path:
+        path = self.path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(text if isinstance(text, bytes) else text.encode())
+        return path
+
+    def read(self, name: str) -> bytes:
+        return (self.path / name).read_bytes()
+
+    def leftovers(self) -> list[Path]:
+        """Temporary files that should not be there."""
+        return [p for p in self.path.rglob(".writing-*") if ".git" not in p.parts]
+
+    def everything_written(self) -> bytes:
+        """All that runs left behind except the source, kept content and the store's copy of it."""
+        tops = [self.path / ".countersign", self.path / "artifacts"]
+        return b"\0".join(p.read_bytes() for top in tops for p in sorted(top.rglob("*")) if p.is_file())
+
+
+@pytest.fixture(scope="session")
+def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    top = tmp_path_factory.mktemp("template") / "repo"
+    ignore = shutil.ignore_patterns("__pycache__", "loan_approval.py")
+    shutil.copytree(ROOT / "workflows", top / "workflows", ignore=ignore)
+    (top / "steps").mkdir()
+    shutil.copy(ROOT / "steps/__init__.py", top / "steps")
+    shutil.copy(ROOT / "steps/types.py", top / "steps")
+    shutil.copy(ROOT / "tests/toy/steps_toy.py", top / "steps/toy.py")
+    shutil.copy(ROOT / "tests/toy/toy.py", top / "workflows/toy.py")
+    shutil.copy(ROOT / "requirements.lock", top)
+    home = Home(path=top)
+    home.write("params/toy.yaml", PARAMS)
+    home.write("params/policies/toy.yaml", POLICY)
+    home.write("data/toy/people.csv", PEOPLE)
+    home.write("data/toy/schema.yaml", SCHEMA)
+    home.write(".gitignore", "/artifacts/\n/.countersign/\n/.dvc/cache/\n/.dvc/tmp/\n__pycache__/\n")
+    git(top, "init", "-q")
+    git(top, "add", "-A")
+    git(top, "commit", "-qm", "toy")
+    return top
+
+
+def git(top: Path, *words: str) -> None:
+    subprocess.run(["git", "-c", "user.name=t", "-c", "user.email=t@example.org", *words], cwd=top, check=True, capture_output=True)
+
+
+@pytest.fixture
+def home(template: Path, tmp_path: Path) -> Home:
+    """A fresh checkout of the toy pipeline, with keys of its own."""
+    top = tmp_path / "repo"
+    shutil.copytree(template, top)
+    return make_home(top, tmp_path)
+
+
+def make_home(top: Path, scratch: Path) -> Home:
+    kept = {k: v for k, v in os.environ.items() if not k.startswith(("COUNTERSIGN_", "AWS_", "PG"))}
+    env = {
+        **kept,
+        "COUNTERSIGN_KEYS": str(scratch / "keys"),
+        "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+        "COLUMNS": "200",
+    }
+    return Home(path=top, env={**env, "DVC_NO_ANALYTICS": "1", "DVC_SITE_CACHE_DIR": str(scratch / "dvc"), "HOME": str(scratch)})
