@@ -1,13 +1,17 @@
-"""Which files are a step's code: its module and what that imports from the project, found without importing anything."""
+"""Which files decide what a step computes: its module, what that imports from the project, and its sources' schemas.
+
+They are found without importing anything.
+"""
 
 from __future__ import annotations
 
 import ast
 import functools
 import hashlib
+from collections.abc import Callable
 from pathlib import Path
 
-from workflows.declare import Step
+from workflows.declare import Source, Step
 from workflows.errors import BadInput, Problem
 from workflows.plan import LOCK
 from workflows.prove import digest
@@ -16,17 +20,20 @@ CODEC = "workflows/run/codec.py"  # it decides the bytes of every output
 
 
 def files_of(root: Path, step: Step) -> tuple[str, ...]:
-    """Paths, from the root, of the modules and templates that decide what `step` computes; sorted."""
+    """Paths, from the root, of the modules, templates and schemas that decide what `step` computes; sorted."""
     module = step.run.split(":")[0]
     path = _path_of(root, module)
     if path is None:
         raise BadInput(Problem(what=f"no module {module}", where=step.name, expected=f"{module.replace('.', '/')}.py"))
-    return tuple(sorted({CODEC, *_closure(root, path)}))
+    schemas = {i.schema for i in step.inputs if isinstance(i, Source) and i.schema}
+    if missing := sorted(s for s in schemas if not (root / s).is_file()):
+        raise BadInput(*(Problem(what="no such schema", where=f"{step.name}: {s}") for s in missing))
+    return tuple(sorted({CODEC, *schemas, *_closure(root, path)}))
 
 
-def step_digest(root: Path, step: Step) -> str:
-    """Digest of the step's own code and of what it is asked to run."""
-    listed = ((p, sha256_of(root / p)) for p in files_of(root, step))
+def step_digest(root: Path, step: Step, sha256: Callable[[Path], str] | None = None) -> str:
+    """Digest of the step's own code and of what it is asked to run. `sha256` may know digests that were taken already."""
+    listed = ((p, (sha256 or sha256_of)(root / p)) for p in files_of(root, step))
     return digest.tagged("step-code", step.run, digest.of_tree(listed))
 
 

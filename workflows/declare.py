@@ -40,6 +40,8 @@ class Plot:
 
     x: str
     y: str
+    bars: bool = False
+    """Horizontal bars, for a `y` that is a name rather than a number."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -72,6 +74,11 @@ class Source:
     schema: str | None = None
     """Path of the YAML file that names the columns and types of a CSV file or query."""
     description: str = ""
+
+    @property
+    def remote(self) -> bool:
+        """True where the bytes can change without anything in the repository changing."""
+        return "://" in self.at
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -54,7 +54,10 @@ fairness = Artifact(name="fairness", kind=Kind.REPORT, description="Decisions by
 reference = Artifact(name="reference", kind=Kind.TABLE, description="Sketch of the training distribution")
 drift = Artifact(name="drift", kind=Kind.REPORT, description="Hold-out against the reference, column by column")
 importance = Artifact(
-    name="importance", kind=Kind.REPORT, plot=Plot(x="contribution", y="feature"), description="Mean absolute contribution of each feature"
+    name="importance",
+    kind=Kind.REPORT,
+    plot=Plot(x="contribution", y="feature", bars=True),
+    description="Mean absolute contribution of each feature",
 )
 reasons = Artifact(name="reasons", kind=Kind.TABLE, description="Principal reasons of each declined application, in words")
 verdicts = Artifact(name="verdicts", kind=Kind.REPORT, description="What each gate on the model said, with evidence")

@@ -1,83 +1,135 @@
-"""`dvc.lock` after a run, byte for byte as DVC would have written it, without DVC.
+"""A run's records -> `dvc.lock`, in the bytes that DVC itself would write. DVC is not used.
 
-So `dvc status` is clean after `countersign run`, and a forced `dvc repro` that gives the same results leaves the file as
-it is.
+A stage is written when its task's last record is good and its code is still what the record says. Any other stage is
+left as it is in the file, as DVC leaves it when a command fails.
 """
 
 from __future__ import annotations
 
+import copy
 import io
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from ruamel.yaml import YAML
+from ruamel.yaml.error import YAMLError
 
-from workflows.compile.stages import Files, dependencies, parameter_keys, read_files, stage_name
+from workflows import code
+from workflows.compile.gather import gather
+from workflows.compile.interface import Declared
+from workflows.compile.stages import command, dependencies, parameter_keys, stage_name
 from workflows.declare import Pipeline
-from workflows.plan import Task, tasks
+from workflows.errors import BadInput, Problem
+from workflows.plan import LOCK, Task, tasks
 from workflows.prove import digest
-from workflows.prove.record import Item, Record
-from workflows.run import files as whole_files
+from workflows.prove.digest import Digests
+from workflows.prove.record import Record
+from workflows.run import files
 from workflows.run.parameters import Settings
 
+PATH = "dvc.lock"
+SCHEMA = "2.0"
 
-def update(root: Path, pipeline: Pipeline, settings: Settings, records: Mapping[str, Record]) -> None:
-    """Put the pipeline's stages, as `records` (by task) say they ran, into `dvc.lock`; other pipelines' stages stay.
 
-    A stage whose task was refused or failed, or did not run, is left out: DVC would not list it either.
-    """
-    path = root / "dvc.lock"
-    lock = _load(path)
-    written = read_files(root, pipeline)
-    params: dict[str, Any] = {
-        name: _like(written.params.get(name), settings.sections[name]) for name in settings.sections if settings.sections[name]
+def update(root: Path, pipeline: Pipeline, settings: Settings, records: Mapping[str, Record]) -> bool:
+    """Bring `dvc.lock` up to the last record of each task; true where that changed it. Other stages are kept."""
+    path = root / PATH
+    before = path.read_text(encoding="utf-8") if path.exists() else ""
+    after = merged(before, stages_of(root, gather(root, pipeline, settings), records))
+    if after == before:
+        return False
+    files.write(path, after.encode())
+    return True
+
+
+def stages_of(root: Path, declared: Declared, records: Mapping[str, Record]) -> dict[str, Any]:
+    """The lock's entries of the tasks that are done, by stage name, in the order of the tasks."""
+    seen = _Files(root=root)
+    return {
+        stage_name(t): _entry(declared, t, records[t.id], seen)
+        for t in tasks(declared.pipeline)
+        if t.id in records and records[t.id].outcome.good and _still(seen, t, records[t.id])
     }
-    used = Files(params=params, policy=written.policy)
-    ours = {stage_name(t): _stage(root, used, t, records[t.id]) for t in tasks(pipeline) if t.id in records and records[t.id].outcome.good}
-    kept = {n: s for n, s in lock["stages"].items() if not n.startswith(f"{pipeline.name}-")}
-    whole_files.write(path, _dump({"schema": "2.0", "stages": kept | ours}))
 
 
-def _load(path: Path) -> dict[str, Any]:
-    if not path.exists():
-        return {"schema": "2.0", "stages": {}}
-    loaded: dict[str, Any] = YAML(typ="safe", pure=True).load(path.read_text(encoding="utf-8"))
-    return loaded
-
-
-def _dump(value: dict[str, Any]) -> bytes:
-    yaml = YAML()  # set up as DVC does, line width included
-    yaml.default_flow_style = False
-    out = io.BytesIO()
-    yaml.dump(value, out)
+def merged(before: str, stages: Mapping[str, Any]) -> str:
+    """The text of the lock with these stages in it: known ones where they were, new ones at the end."""
+    yaml = _yaml()
+    try:
+        lock = yaml.load(before) or {}
+        lock.setdefault("schema", SCHEMA)
+        lock.setdefault("stages", {}).update(stages)
+    except (YAMLError, AttributeError) as error:
+        raise BadInput(
+            Problem(what=f"not a lock file: {' '.join(str(error).split())[:200]}", where=PATH),
+            hint="remove it and run again: a run writes it anew",
+        ) from None
+    out = io.StringIO()
+    yaml.dump(lock, out)
     return out.getvalue()
 
 
-def _like(written: Any, used: Any) -> Any:
-    """Values used, keys in the order of the file: DVC keeps that order."""
-    if isinstance(written, dict) and isinstance(used, Mapping):
-        return {k: _like(written[k], used[k]) for k in written if k in used}
-    return used
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Files:
+    """Digests of files of the checkout, each taken once."""
+
+    root: Path
+    known: dict[Path, Digests] = field(default_factory=dict)
+
+    def of(self, path: Path) -> Digests:
+        if path not in self.known:
+            with path.open("rb") as stream:
+                self.known[path] = digest.of_stream(stream)
+        return self.known[path]
+
+    def sha256(self, path: Path) -> str:
+        return self.of(path).sha256
 
 
-def _stage(root: Path, files: Files, task: Task, record: Record) -> dict[str, Any]:
-    recorded = {i.name.partition("/")[2]: i for i in (*record.inputs, *record.outputs)}
-    at = {p.path: recorded[p.name] for p in (*task.inputs, *task.outputs)}
-    at |= {s.at: recorded[s.name] for s in task.sources}
-    stage: dict[str, Any] = {"cmd": " ".join(task.command)}
-    stage["deps"] = [_entry(p, at.get(p) or _digested(root / p)) for p in dependencies(root, task)]
-    if keys := parameter_keys(files, task):
-        values = {task.pipeline.params_path: files.params, task.pipeline.policy_path: files.policy}
-        stage["params"] = {path: {k: values[path][k] for k in sorted(names)} for path, names in sorted(keys.items())}
-    stage["outs"] = [_entry(p.path, at[p.path]) for p in sorted(task.outputs, key=lambda p: p.path)]
-    return stage
+def _still(seen: _Files, task: Task, record: Record) -> bool:
+    """True where the code that the entry would name is the code that ran."""
+    ran = (record.code.step, record.lock)
+    try:
+        return ran == (code.step_digest(seen.root, task.step, seen.sha256), seen.sha256(seen.root / LOCK))
+    except (BadInput, FileNotFoundError):
+        return False
 
 
-def _digested(path: Path) -> Item:
-    d = digest.of_bytes(path.read_bytes())
-    return Item(name=path.name, sha256=d.sha256, md5=d.md5, size=d.size)
+def _entry(declared: Declared, task: Task, record: Record, seen: _Files) -> dict[str, Any]:
+    name = task.pipeline.name
+    recorded = {i.name: Digests(sha256=i.sha256, md5=i.md5, size=i.size) for i in (*record.inputs, *record.outputs)}
+    known = {p.path: recorded[f"{name}/{p.name}"] for p in (*task.inputs, *task.outputs)}
+    known |= {s.at: recorded[f"{name}/{s.name}"] for s in task.sources}
+    entry: dict[str, Any] = {"cmd": command(task)}
+    entry["deps"] = [_file(seen, p, known.get(p)) for p in dependencies(declared, task)]
+    values = {s: f.section for s, f in declared.steps.items()}
+    sections = {declared.pipeline.params_path: values, declared.pipeline.policy_path: declared.policies}
+    params = {path: {k: sections[path][k] for k in keys} for path, keys in parameter_keys(declared, task.step).items()}
+    if params:
+        entry["params"] = params
+    entry["outs"] = [_file(seen, p.path, known[p.path]) for p in sorted(task.outputs, key=lambda p: p.path)]
+    # A section that two stages share would be written once, with a reference to it; DVC writes stage by stage.
+    return copy.deepcopy(entry)
 
 
-def _entry(path: str, item: Item) -> dict[str, Any]:
-    return {"path": path, "hash": "md5", "md5": item.md5, "size": item.size}
+def _file(seen: _Files, path: str, known: Digests | None) -> dict[str, Any]:
+    d = known or seen.of(seen.root / path)
+    listed = {"path": path, "hash": "md5", "md5": d.md5, "size": d.size}
+    return {**listed, "isexec": True} if _executable(seen.root / path) else listed
+
+
+def _executable(path: Path) -> bool:
+    try:
+        return bool(path.stat().st_mode & 0o111)
+    except FileNotFoundError:
+        return False
+
+
+def _yaml() -> YAML:
+    # As DVC has it: YAML 1.2, comments and order kept, long lines folded.
+    yaml = YAML()
+    yaml.default_flow_style = False
+    return yaml
+

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import importlib
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from workflows.compile.argo import argo_name, workflow_template
-from workflows.compile.dvc import dvc_yaml
+from workflows.compile import dvc
+from workflows.compile.argo import manifest_path, workflow_template
+from workflows.compile.gather import gather
+from workflows.compile.interface import Declared
 from workflows.declare import Pipeline, problems_of
 from workflows.errors import BadInput, CountersignError, Problem
 from workflows.run import files, parameters
+from workflows.run.session import pipeline_names
 
 MANIFESTS = "infra/argo/workflows"
 
@@ -22,15 +27,53 @@ class Compiled:
     orphans: list[str]
 
 
-def compile_all(root: Path, pipelines: list[Pipeline]) -> Compiled:
-    """Everything that declarations come to; `BadInput` lists every problem of every declaration, parameter and policy."""
-    problems = [p for pipeline in pipelines for p in _problems(root, pipeline)]
+def compile_all(root: Path) -> Compiled:
+    """Everything that the declarations of a checkout come to; `BadInput` lists every problem of all of them."""
+    found: list[Declared] = []
+    problems: list[Problem] = []
+    for name in pipeline_names(root):
+        try:
+            found.append(declared(root, load(name)))
+        except CountersignError as error:
+            problems += error.problems
     if problems:
         raise BadInput(*dict.fromkeys(problems))
-    texts = {f"{MANIFESTS}/{argo_name(p.name)}.yaml": workflow_template(root, p) for p in pipelines}
-    texts["dvc.yaml"] = dvc_yaml(root, pipelines)
+    texts = texts_of(found)
     there = {p.relative_to(root).as_posix() for p in (root / MANIFESTS).glob("*.yaml")}
     return Compiled(texts=texts, orphans=sorted(there - set(texts)))
+
+
+def texts_of(pipelines: Iterable[Declared]) -> dict[str, str]:
+    """Path -> text of every generated file. `BadInput` lists what a back end would not take."""
+    listed = list(pipelines)
+    texts, problems = {dvc.PATH: dvc.dvc_yaml(listed)}, []
+    for d in listed:
+        try:
+            texts[f"{MANIFESTS}/{manifest_path(d.pipeline)}"] = workflow_template(d)
+        except BadInput as error:
+            problems += error.problems
+    if problems:
+        raise BadInput(*problems)
+    return texts
+
+
+def load(name: str) -> Pipeline:
+    """The pipeline that `workflows/<name>.py` declares; `BadInput` where that file is no declaration."""
+    where = f"workflows/{name}.py"
+    try:
+        pipeline: Pipeline = importlib.import_module(f"workflows.{name}").pipeline
+    except Exception as error:
+        raise BadInput(Problem(what=f"cannot be imported: {type(error).__name__}: {error}", where=where)) from error
+    if pipeline.name != name:
+        raise BadInput(Problem(what="the pipeline is not named as its file", where=where, expected=name, got=pipeline.name))
+    return pipeline
+
+
+def declared(root: Path, pipeline: Pipeline) -> Declared:
+    """A pipeline with its functions, parameters and policies, all checked."""
+    if problems := problems_of(pipeline):
+        raise BadInput(*problems)  # what follows relies on a sound graph
+    return gather(root, pipeline, parameters.read(root, pipeline, {}))
 
 
 def stale(root: Path, compiled: Compiled) -> list[str]:
@@ -48,13 +91,3 @@ def write(root: Path, compiled: Compiled) -> list[str]:
         else:
             (root / path).unlink()
     return changed
-
-
-def _problems(root: Path, pipeline: Pipeline) -> list[Problem]:
-    if declared := problems_of(pipeline):
-        return declared  # what follows relies on a sound graph
-    try:
-        parameters.read(root, pipeline, {})
-    except CountersignError as error:
-        return list(error.problems)
-    return []

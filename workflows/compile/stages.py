@@ -1,55 +1,53 @@
-"""What both compilers need to know of a task beyond the plan: its files of code, its parameters as they stand in files."""
+"""What a task depends on, as DVC sees it: files and keys of parameter files. Pure, like the plan."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+import shlex
+from collections.abc import Sequence
 
-from workflows import code
-from workflows.declare import Pipeline
+from workflows.compile.interface import Declared
+from workflows.declare import Source, Step
 from workflows.plan import LOCK, Task
-from workflows.run.parameters import read_yaml
-from workflows.run.sources.read import is_remote
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Files:
-    """A pipeline's parameter and policy files, as written."""
-
-    params: dict[str, Any]
-    policy: dict[str, Any]
-
-
-def read_files(root: Path, pipeline: Pipeline) -> Files:
-    """Both files of a pipeline; a policy file only where there are gates."""
-    gated = any(s.gates for s in pipeline.steps)
-    return Files(
-        params=read_yaml(root / pipeline.params_path, pipeline.params_path) or {},
-        policy=read_yaml(root / pipeline.policy_path, pipeline.policy_path) or {} if gated else {},
-    )
 
 
 def stage_name(task: Task) -> str:
-    """`loan_approval-train`, or `loan_approval-tune@0`."""
+    """`loan_approval-train`, or `loan_approval-tune@0`: DVC's own name for one item of a `foreach`."""
     return f"{task.pipeline.name}-{task.id}"
 
 
-def dependencies(root: Path, task: Task) -> list[str]:
+def command(task: Task) -> str:
+    """The words of the command as one line, the same in every shell."""
+    return shlex.join(task.command)
+
+
+def dependencies(declared: Declared, task: Task) -> list[str]:
     """Every file that a change of should run the task again: inputs, local sources and their schemas, code, the lock."""
-    sources = [s for s in task.sources if not is_remote(s)]
-    found = {p.path for p in task.inputs} | {s.at for s in sources} | {s.schema for s in task.sources if s.schema}
-    return sorted({*found, *code.files_of(root, task.step), LOCK})
+    found = {LOCK, *(p.path for p in task.inputs)}
+    for step in decisive(declared, task.step):
+        found.update(declared.steps[step.name].files)
+        found.update(s.at for s in _sources(step) if not s.remote)
+    return sorted(found)
 
 
-def always_runs(task: Task) -> bool:
+def parameter_keys(declared: Declared, step: Step) -> dict[str, list[str]]:
+    """File -> keys in it that decide what the step computes, both sorted."""
+    steps = decisive(declared, step)
+    keys = {
+        declared.pipeline.params_path: sorted(s.name for s in steps if declared.steps[s.name].params),
+        declared.pipeline.policy_path: sorted(g.name for s in steps for g in s.gates),
+    }
+    return {path: names for path, names in sorted(keys.items()) if names}
+
+
+def always_runs(declared: Declared, step: Step) -> bool:
     """Data from elsewhere can change without a file changing."""
-    return any(is_remote(s) for s in task.sources)
+    return any(s.remote for d in decisive(declared, step) for s in _sources(d))
 
 
-def parameter_keys(files: Files, task: Task) -> dict[str, list[str]]:
-    """File -> keys that the task reads in it."""
-    found = {task.pipeline.params_path: [task.step.name]} if task.step.name in files.params else {}
-    if task.step.gates:
-        found[task.pipeline.policy_path] = sorted(g.name for g in task.step.gates)
-    return found
+def decisive(declared: Declared, step: Step) -> Sequence[Step]:
+    """The steps whose code, parameters and sources decide what `step` computes: itself, or all where it states the lineage."""
+    return declared.pipeline.steps if step.lineage else (step,)
+
+
+def _sources(step: Step) -> list[Source]:
+    return [i for i in step.inputs if isinstance(i, Source)]

@@ -223,7 +223,7 @@ def _taken(session: Session, task: Task) -> tuple[Arrived, ...]:
 
 
 def _where_taken(session: Session, task: Task, source: Source) -> Path:
-    return sources.snapshot_path(session.root, task.pipeline.name, source) if sources.is_remote(source) else session.root / source.at
+    return sources.snapshot_path(session.root, task.pipeline.name, source) if source.remote else session.root / source.at
 
 
 def item_name(task: Task, port: str) -> str:

@@ -29,6 +29,8 @@ class Settings:
 
     sections: Mapping[str, Mapping[str, Any]]
     rules: Mapping[str, tuple[Rule, ...]]
+    policies: Mapping[str, Any]
+    """Each gate's rules as written: DVC compares these."""
 
     def of(self, step: Step) -> dict[str, Any]:
         """A step's parameters in full, for its record and its cache key."""
@@ -88,10 +90,10 @@ def read(root: Path, pipeline: Pipeline, overrides: Mapping[str, Any], *, only: 
         ]
     for s in steps:
         problems += _wrong_with(pipeline, s, raw.get(s.name))
-    rules, wrong = _rules(root, pipeline, steps)
+    rules, policies, wrong = _rules(root, pipeline, steps)
     if problems or wrong:
         raise BadInput(*problems, *wrong)
-    return Settings(sections={s.name: raw.get(s.name) or {} for s in steps}, rules=rules)
+    return Settings(sections={s.name: raw.get(s.name) or {} for s in steps}, rules=rules, policies=policies)
 
 
 def build(params: type[BaseModel], section: Mapping[str, Any]) -> BaseModel:
@@ -144,19 +146,20 @@ def _wrong_with(pipeline: Pipeline, step: Step, section: object) -> list[Problem
     return problems
 
 
-def _rules(root: Path, pipeline: Pipeline, steps: tuple[Step, ...]) -> tuple[dict[str, tuple[Rule, ...]], list[Problem]]:
+def _rules(root: Path, pipeline: Pipeline, steps: tuple[Step, ...]) -> tuple[dict[str, tuple[Rule, ...]], dict[str, Any], list[Problem]]:
     gates = [g for s in steps for g in s.gates]
     if not gates:
-        return {}, []
+        return {}, {}, []
     raw = read_yaml(root / pipeline.policy_path, pipeline.policy_path)
+    written = {g.name: raw.get(g.name) if isinstance(raw, dict) else None for g in gates}
     rules: dict[str, tuple[Rule, ...]] = {}
     problems: list[Problem] = []
-    for g in gates:
+    for name, section in written.items():
         try:
-            rules[g.name] = read_rules(g.name, raw.get(g.name) if isinstance(raw, dict) else None)
+            rules[name] = read_rules(name, section)
         except BadPolicy as error:
             problems += [Problem(what=line, where=pipeline.policy_path) for line in str(error).splitlines()]
-    return rules, problems
+    return rules, written, problems
 
 
 def _as_json(rule: Rule) -> dict[str, Any]:

@@ -24,16 +24,11 @@ GIVEN = "COUNTERSIGN_GIVEN"
 SHOWN = 5  # rows named in a message
 
 
-def is_remote(source: Source) -> bool:
-    """True where the bytes can change without anything in the repository changing."""
-    return "://" in source.at
-
-
 def take(root: Path, pipeline: str, source: Source) -> Path:
     """The file that holds the source's bytes as they are now: the file itself, or a snapshot of what is remote."""
     if given := os.environ.get(GIVEN):
         return _given(root, pipeline, source, Path(given))
-    if not is_remote(source):
+    if not source.remote:
         path = root / source.at
         if not path.is_file():
             hint = f"get it with: dvc pull {source.at}.dvc" if path.with_name(f"{path.name}.dvc").exists() else ""
@@ -49,7 +44,7 @@ def take(root: Path, pipeline: str, source: Source) -> Path:
 
 
 def _given(root: Path, pipeline: str, source: Source, folder: Path) -> Path:
-    to = snapshot_path(root, pipeline, source) if is_remote(source) else root / source.at
+    to = snapshot_path(root, pipeline, source) if source.remote else root / source.at
     try:
         files.write(to, (folder / source.name).read_bytes(), durable=False)
     except FileNotFoundError:
