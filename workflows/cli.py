@@ -100,7 +100,7 @@ def compile_(
     from workflows.compile import everything
 
     root = checkout()
-    compiled = everything.compile_all(root, [find_pipeline(n) for n in pipeline_names(root)])
+    compiled = everything.compile_all(root)
     changed = everything.stale(root, compiled) if check else everything.write(root, compiled)
     if check and changed:
         raise BadInput(*(Problem(what="is not what the declarations say", where=p) for p in changed), hint="run: countersign compile")

@@ -7,20 +7,18 @@ back to see that nothing was lost.
 from __future__ import annotations
 
 import json
-from pathlib import Path
 from typing import Any, get_args, get_origin
 
 from hera.workflows import DAG, Container, Env, Parameter, Resources, RetryStrategy, WorkflowTemplate
 from hera.workflows import Task as DagTask
 from hera.workflows import models as m
-from ruamel.yaml import YAML
 
-from workflows.compile.dvc import HEAD, dump
-from workflows.compile.stages import Files, read_files
+from workflows.compile.dvc import COMMENT
+from workflows.compile.interface import Declared
+from workflows.compile.text import dump
 from workflows.declare import Artifact, Pipeline, Step, in_order, upstream
 from workflows.errors import BadInput, Problem
 from workflows.plan import Task
-from workflows.run.binding import look
 from workflows.run.parameters import OVERRIDE, parse_value
 
 OUTPUTS = "/tmp/countersign/outputs"  # noqa: S108  # a path in the step's own container, on a volume of its own
@@ -32,14 +30,16 @@ RETRY = "asInt(lastRetry.exitCode) in [75, 137] || lastRetry.status == 'Error'"
 ENTRY = "pipeline"
 
 
-def workflow_template(root: Path, pipeline: Pipeline) -> str:
+def manifest_path(pipeline: Pipeline) -> str:
+    """The manifest's file, from the folder of all manifests."""
+    return f"{argo_name(pipeline.name)}.yaml"
+
+
+def workflow_template(declared: Declared) -> str:
     """The text of a pipeline's manifest. `BadInput` where Argo would not take it."""
-    manifest = _template(read_files(root, pipeline), pipeline).to_dict()
-    _within_limits(pipeline, manifest)
-    text = HEAD + dump(manifest)
-    if YAML(typ="safe", pure=True).load(text) != manifest:
-        raise AssertionError(f"the manifest of {pipeline.name} did not survive being written")
-    return text
+    manifest = _template(declared).to_dict()
+    _within_limits(declared.pipeline, manifest)
+    return dump(manifest, COMMENT)
 
 
 def argo_name(name: str) -> str:
@@ -61,15 +61,16 @@ def _within_limits(pipeline: Pipeline, manifest: dict[str, Any]) -> None:
         raise BadInput(*problems)
 
 
-def _template(files: Files, pipeline: Pipeline) -> WorkflowTemplate:
-    containers = {s.name: _container(files, pipeline, s) for s in in_order(pipeline)}
+def _template(declared: Declared) -> WorkflowTemplate:
+    pipeline = declared.pipeline
+    containers = {s.name: _container(declared, s) for s in in_order(pipeline)}
     with (
         WorkflowTemplate(
             name=argo_name(pipeline.name),
             entrypoint=ENTRY,
             annotations={"workflows.argoproj.io/description": pipeline.description},
             labels={"app.kubernetes.io/part-of": "countersign"},
-            arguments=[p for s in in_order(pipeline) for p in _arguments(files, pipeline, s)],
+            arguments=[p for s in in_order(pipeline) for p in _arguments(declared, s)],
             security_context=m.PodSecurityContext(
                 run_as_non_root=True, run_as_user=8737, fs_group=8737, seccomp_profile=m.SeccompProfile(type="RuntimeDefault")
             ),
@@ -107,9 +108,9 @@ def _port(artifact: Artifact) -> str:
     return argo_name(artifact.name)
 
 
-def _container(files: Files, pipeline: Pipeline, step: Step) -> Container:
+def _container(declared: Declared, step: Step) -> Container:
     item = "{{inputs.parameters.item}}" if step.fan_out else None
-    words = Task(pipeline=pipeline, step=step, item=item).command
+    words = Task(pipeline=declared.pipeline, step=step, item=item).command
     inputs = [Parameter(name=_port(i), description=i.description or None) for i in step.inputs if isinstance(i, Artifact)]
     inputs += [Parameter(name="item")] if step.fan_out else []
     return Container(
@@ -118,7 +119,7 @@ def _container(files: Files, pipeline: Pipeline, step: Step) -> Container:
         command=list(words[:3]),
         args=list(words[3:]),
         working_dir=WORKDIR,
-        env=_environment(files, step),
+        env=_environment(declared, step),
         inputs=inputs or None,
         # A default, because a reference to an output of a step that was skipped is an error since Argo 4.0.7.
         outputs=[Parameter(name=_port(a), value_from=m.ValueFrom(path=f"{OUTPUTS}/{a.name}", default="")) for a in step.made],
@@ -152,9 +153,9 @@ def _resources(step: Step) -> Resources:
     return Resources(cpu_request=r.cpu, cpu_limit=r.cpu, memory_request=r.memory, memory_limit=r.memory, gpus=gpus)
 
 
-def _environment(files: Files, step: Step) -> list[Env]:
+def _environment(declared: Declared, step: Step) -> list[Env]:
     """Parameters reach the container as data, never as text pasted into a command."""
-    given = files.params.get(step.name) or {}
+    given = declared.steps[step.name].section
     found = [Env(name=f"{OVERRIDE}{step.name}__{k}", value=f"{{{{workflow.parameters.{_argument(step, k)}}}}}") for k in given]
     return [*found, Env(name="COUNTERSIGN_OUTPUTS", value=OUTPUTS), Env(name="COUNTERSIGN_IMAGE", value=step.resources.image)]
 
@@ -163,9 +164,9 @@ def _argument(step: Step, key: str) -> str:
     return f"{argo_name(step.name)}-{key}"
 
 
-def _arguments(files: Files, pipeline: Pipeline, step: Step) -> list[Parameter]:
-    bound, _ = look(pipeline, step)
-    fields = bound.params.model_fields if bound and bound.params else {}
+def _arguments(declared: Declared, step: Step) -> list[Parameter]:
+    facts = declared.steps[step.name]
+    fields = facts.params.model_fields if facts.params else {}
     return [
         Parameter(
             name=_argument(step, key),
@@ -173,7 +174,7 @@ def _arguments(files: Files, pipeline: Pipeline, step: Step) -> list[Parameter]:
             description=(fields[key].description if key in fields else None) or None,
             enum=_choices(fields[key].annotation) if key in fields else None,
         )
-        for key, value in (files.params.get(step.name) or {}).items()
+        for key, value in facts.section.items()
     ]
 
 

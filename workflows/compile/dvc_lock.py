@@ -132,4 +132,3 @@ def _yaml() -> YAML:
     yaml = YAML()
     yaml.default_flow_style = False
     return yaml
-

@@ -46,7 +46,8 @@ def compile_all(root: Path) -> Compiled:
 def texts_of(pipelines: Iterable[Declared]) -> dict[str, str]:
     """Path -> text of every generated file. `BadInput` lists what a back end would not take."""
     listed = list(pipelines)
-    texts, problems = {dvc.PATH: dvc.dvc_yaml(listed)}, []
+    texts = {dvc.PATH: dvc.dvc_yaml(listed)}
+    problems: list[Problem] = []
     for d in listed:
         try:
             texts[f"{MANIFESTS}/{manifest_path(d.pipeline)}"] = workflow_template(d)

@@ -13,7 +13,9 @@ from workflows.run.parameters import Settings
 
 def gather(root: Path, pipeline: Pipeline, settings: Settings) -> Declared:
     """A sound declaration with the parameters and policies that `settings` hold. `BadInput` where a function does not fit."""
-    return Declared(pipeline=pipeline, steps={s.name: _facts(root, pipeline, s, settings) for s in pipeline.steps}, policies=settings.policies)
+    return Declared(
+        pipeline=pipeline, steps={s.name: _facts(root, pipeline, s, settings) for s in pipeline.steps}, policies=settings.policies
+    )
 
 
 def _facts(root: Path, pipeline: Pipeline, step: Step, settings: Settings) -> StepFacts:
