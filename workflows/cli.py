@@ -21,6 +21,7 @@ from workflows.prove.compare import Grade
 from workflows.prove.verify import Verification
 from workflows.prove.verify import verify as verify_chain
 from workflows.run import journal, keys, packing
+from workflows.run import reproduce as again
 from workflows.run.comparing import compare_runs
 from workflows.run.local import run_pipeline
 from workflows.run.lock import only_one
@@ -133,6 +134,30 @@ def compare(
     with tempfile.TemporaryDirectory() as scratch:
         found = compare_runs((one, store), (two, store), known_pipeline(one), Path(scratch))
     show_runs.comparison(one.run, two.run, found, as_json=as_json)
+    if found.grade is Grade.DIFFERS:
+        raise typer.Exit(NotVerified.exit_code)
+
+
+@app.command()
+def reproduce(
+    run: Annotated[str, typer.Argument(help="A run's id, @latest, or the file of a bundle.")],
+    into: Annotated[Path | None, typer.Option(help="An empty folder to work in, which is kept. Without it, a temporary one.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Run a run again, apart from this checkout, at its commit, with its parameters and data, and compare every artifact."""
+    root = checkout()
+    store = local_store(root)
+    checked = verify_bundle(packing.open_bundle(Path(run))) if packing.is_bundle(run) else verified(store, journal.find(store, run))
+    original = again.original_of(checked, store)
+    warnings = again.warnings_of(original)
+    show_runs.envelope(warnings)
+    with tempfile.TemporaryDirectory(prefix="countersign-") as scratch:
+        workspace = into or Path(scratch) / "workspace"
+        again.prepare(original, root, workspace)
+        answer = again.execute(original, workspace)
+        second = local_store(workspace)
+        found = compare_runs((checked, store), (verified(second, answer["run"]), second), known_pipeline(checked), Path(scratch))
+        show_runs.comparison(checked.run, answer["run"], found, as_json=as_json, warnings=warnings)
     if found.grade is Grade.DIFFERS:
         raise typer.Exit(NotVerified.exit_code)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -65,11 +66,19 @@ def steps(journal: Journal, ring: Keyring, *, as_json: bool) -> None:
         console.print(f"  root   {summary['root']}")
 
 
-def comparison(a: str, b: str, found: Comparison, *, as_json: bool) -> None:
+def envelope(warnings: Sequence[str]) -> None:
+    """What differs between here and where a run was made, said before anything is computed: it may explain other results."""
+    console = Console(stderr=True, highlight=False, soft_wrap=True)
+    for w in warnings:
+        console.print(Text.assemble(("warning ", "bold yellow"), w))
+
+
+def comparison(a: str, b: str, found: Comparison, *, as_json: bool, warnings: Sequence[str] = ()) -> None:
     """The verdict on each artifact of two runs, and where they part."""
     if as_json:
         listed = [{"name": c.name, "verdict": c.grade, "why": c.why} for c in found.artifacts]
-        answer({"run": a, "other": b, "verdict": found.grade, "artifacts": listed, "first": found.first, "because": list(found.because)})
+        where = {"first": found.first, "because": list(found.because), "warnings": list(warnings)}
+        answer({"run": a, "other": b, "verdict": found.grade, "artifacts": listed, **where})
         return
     console = Console(highlight=False, soft_wrap=True)
     width = max((len(c.name) for c in found.artifacts), default=0)
