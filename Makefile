@@ -5,6 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 export DVC_NO_ANALYTICS := 1
+export TRANSFORMERS_NO_ADVISORY_WARNINGS := 1
 
 .PHONY: help run test lint unit browser bench compile lock clean install
 

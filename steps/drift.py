@@ -240,6 +240,8 @@ def _alibi(then: Counted, now: Counted, by_category: bool) -> tuple[float, float
         samples = [np.repeat(np.arange(len(rows), dtype=np.float64), rows) for rows in (a, b)]
     else:
         samples = [then.expanded(), now.expanded()]
+    # It imports transformers, which tells everybody on stderr that it found no PyTorch.
+    os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
     from alibi_detect.cd import TabularDrift
 
     kinds: dict[int, None] | None = {0: None} if by_category else {}

@@ -84,13 +84,16 @@ def comparison(a: str, b: str, found: Comparison, *, as_json: bool, warnings: Se
     width = max((len(c.name) for c in found.artifacts), default=0)
     for c in found.artifacts:
         style = "bold red" if c.grade is Grade.DIFFERS else "green" if c.grade is Grade.BYTES else "yellow"
-        console.print(Text.assemble(f"  {c.name:<{width}}  ", (f"{c.grade:<9}", style), f"  {c.why}".rstrip()))
+        console.print(
+            Text.assemble(f"  {c.name:<{width}}  ", (f"{c.grade:<9}" if c.why else c.grade, style), f"  {c.why}" if c.why else "")
+        )
     if found.first:
         console.print(
             Text.assemble(("differs", "bold red"), f" first at {found.first}, given other: {', '.join(found.because) or 'nothing'}")
         )
     else:
-        console.print(Text.assemble((str(found.grade), "bold green"), " or better for every artifact"))
+        better = "" if found.grade is Grade.BYTES else " or better"
+        console.print(Text.assemble((str(found.grade), "bold green"), f"{better} for every artifact"))
 
 
 def packed(path: Path, data: bytes, checked: Verification, *, as_json: bool) -> None:
