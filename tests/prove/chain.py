@@ -2,18 +2,36 @@
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from workflows.prove import canonical, digest
+from workflows.errors import NotVerified
+from workflows.prove import bundle, canonical, digest
+from workflows.prove.bundle import verify_bundle
 from workflows.prove.digest import Digests
 from workflows.prove.record import Code, Item, Link, Outcome, Record, Seal, SealEntry, encode_record, encode_seal, outcome_of
 from workflows.prove.signature import Keyring, Signer
 from workflows.prove.verify import Verification, verify
 
+SCRIPT = Path(__file__).parents[2] / "infra/verify/verify_bundle.py"
+
+
+def _script() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("verify_bundle", SCRIPT)
+    assert spec
+    assert spec.loader
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+script = _script()
 PRIVATE = Ed25519PrivateKey.from_private_bytes(bytes(range(32)))
 OTHER = Ed25519PrivateKey.from_private_bytes(bytes(range(1, 33)))
 RUN, EARLIER = "toy-0123456789ab-2", "toy-0123456789ab"
@@ -65,7 +83,24 @@ class Chain:
         return None if data is None else digest.of_bytes(data)
 
     def verify(self, keys: Keyring | None = None, **how: Any) -> Verification:
+        if keys is None and all(bundle.MEMBER.fullmatch(n) for n in self.documents):
+            self.both_verifiers_agree(**how)
         return verify(RUN, self, keys or ring(PRIVATE), **how)
+
+    def both_verifiers_agree(self, expected_root: str | None = None) -> None:
+        """Whatever a test does to a run: the verifier that is one file must find the same of it in a bundle."""
+        data = self.packed()
+        try:
+            ours = verify_bundle(bundle.read(data, "it"), ring(PRIVATE), expected_root=expected_root).ok
+        except NotVerified:
+            ours = False
+        wrong = script.check(data, {Signer(PRIVATE).keyid: PRIVATE.public_key()}, expected_root)[2]
+        assert ours == (not wrong), wrong
+
+    def packed(self, **more: bytes) -> bytes:
+        """The run as a bundle, with its verdicts and the keys of who signed."""
+        keys = {f"keys/{Signer(k).keyid}.pem": Signer(k).public_pem for k in (PRIVATE,)}
+        return bundle.pack(pipeline="toy", run=RUN, root=self.root(RUN) or "", members={**self.documents, **keys, **more})
 
     def keep(self, name: str, data: bytes) -> Item:
         d = digest.of_bytes(data)
