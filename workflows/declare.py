@@ -16,6 +16,7 @@ from workflows.errors import Problem
 
 NAME = re.compile(r"[a-z][a-z0-9]*(_[a-z0-9]+)*")
 ITEM = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*")
+QUANTITY = re.compile(r"([1-9][0-9]*|0)(\.[0-9]+)?([mkMGTP]|[KMGTP]i)?")  # as Kubernetes writes amounts
 MAX_NAME = 60  # Kubernetes allows 63 characters in a label; `_` becomes `-` there
 
 
@@ -170,7 +171,7 @@ class Pipeline:
 
 def problems_of(pipeline: Pipeline) -> list[Problem]:
     """All that is wrong with a declaration by itself, in reading order; empty where it is sound."""
-    rules = (_names, _producers, _inputs, _gates, _fan_outs, _unused, _cycles)
+    rules = (_names, _producers, _inputs, _gates, _fan_outs, _resources, _unused, _cycles)
     return [p for rule in rules for p in rule(pipeline)]
 
 
@@ -302,6 +303,22 @@ def _fan_outs(pipeline: Pipeline) -> list[Problem]:
         ]
         if s.gates:
             found.append(Problem(what="a fanned-out step has gates; put them on the step that joins it", where=_at(pipeline, s)))
+    return found
+
+
+def _resources(pipeline: Pipeline) -> list[Problem]:
+    found = []
+    for s in pipeline.steps:
+        r = s.resources
+        wanted = (
+            (QUANTITY.fullmatch(r.cpu), "cpu", "cores, as 0.5 or 500m", r.cpu),
+            (QUANTITY.fullmatch(r.memory), "memory", "bytes, as 2Gi or 512Mi", r.memory),
+            (r.gpu >= 0, "gpu", "0 or more", r.gpu),
+            (r.timeout > 0, "timeout", "seconds, more than 0", r.timeout),
+            (r.retries >= 0, "retries", "0 or more", r.retries),
+            (r.image.strip() == r.image != "", "image", "the name of an image", repr(r.image)),
+        )
+        found += [Problem(what=f"bad {n}", where=_at(pipeline, s), expected=e, got=str(got)) for fine, n, e, got in wanted if not fine]
     return found
 
 
