@@ -50,7 +50,7 @@ def argo_name(name: str) -> str:
 def _within_limits(pipeline: Pipeline, manifest: dict[str, Any]) -> None:
     counts = {
         "steps": (len(pipeline.steps), MAX_TASKS - 1),
-        "parameters": (len(manifest["spec"]["arguments"]["parameters"]), MAX_PARAMETERS),
+        "parameters": (len(manifest["spec"].get("arguments", {}).get("parameters", [])), MAX_PARAMETERS),
     }
     problems = [
         Problem(what=f"too many {what} for one Argo workflow", where=pipeline.name, expected=f"at most {most}", got=str(n))
@@ -188,5 +188,11 @@ def _choices(annotation: Any) -> list[str] | None:
 
 def _written(value: Any) -> str:
     """A parameter's value as text that reads back to the same value."""
-    plain = value if isinstance(value, str) else json.dumps(value)
-    return plain if not isinstance(value, str) or parse_value(plain) == value else json.dumps(value)
+    return value if isinstance(value, str) and _reads_back(value) else json.dumps(value)
+
+
+def _reads_back(text: str) -> bool:
+    try:
+        return parse_value(text) == text  # type: ignore[no-any-return]  # of two texts
+    except BadInput:
+        return False
