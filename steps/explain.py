@@ -92,6 +92,10 @@ def reasons_of(parts: Floats, names: list[str], predictions: pa.Table, params: E
         if decision != DECLINED:
             continue
         worst = sorted((round(float(c), 9), name) for c, name in zip(row, names, strict=True) if round(float(c), 9) < 0)
+        if not worst:
+            raise BadData(
+                "a declined application has no reason: nothing lowered its score", where="predictions", got="a threshold above it all"
+            )
         for rank, (value, name) in enumerate(worst[: params.most_reasons], start=1):
             rows.append((subject, rank, params.reasons[name].code, params.reasons[name].words, name, value))
     kinds = [pa.string(), pa.int8(), pa.string(), pa.string(), pa.string(), pa.float64()]
