@@ -13,7 +13,7 @@ help: ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
 
 run: $(VENV)/installed ## run the loan-approval pipeline on real data
-	@dvc pull --quiet
+	@dvc pull --quiet $$(git ls-files "data/*.dvc")
 	@countersign run loan_approval
 
 test: lint unit ## everything CI checks
@@ -26,7 +26,7 @@ lint: $(VENV)/installed ## style, types, layers, stale generated files
 	countersign compile --check
 
 unit: $(VENV)/installed ## the tests
-	@dvc pull --quiet
+	@dvc pull --quiet $$(git ls-files "data/*.dvc")
 	pytest
 
 bench: $(VENV)/installed ## measure, side by side with what one would use instead; writes docs/benchmarks.md

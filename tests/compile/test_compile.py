@@ -24,7 +24,7 @@ from workflows.declare import Artifact, FanOut, Kind, Pipeline, Step, problems_o
 from workflows.run.parameters import parse_value
 
 GOLDEN = Path(__file__).parents[1] / "golden"
-TEXTS = {"dvc.yaml": lambda: dvc.dvc_yaml([DECLARED]), "an-example.yaml": lambda: argo.workflow_template(DECLARED)}
+TEXTS = {"stages.yaml": lambda: dvc.dvc_yaml([DECLARED]), "an-example.yaml": lambda: argo.workflow_template(DECLARED)}
 
 
 @pytest.mark.parametrize("name", TEXTS)

@@ -57,7 +57,7 @@ def test_tutorial_works_as_written(tmp_path: Path) -> None:
         "PYTHONPATH": str(home),
         "COLUMNS": "200",
     }
-    subprocess.run(["dvc", "pull", "-q"], cwd=home, env=env, check=True)
+    subprocess.run(["dvc", "pull", "-q", *map(str, (home / "data").rglob("*.dvc"))], cwd=home, env=env, check=True)
     blocks = BLOCK.findall((ROOT / "docs/tutorial.md").read_text())
     assert len(blocks) > 10
     for language, title, text in blocks:

@@ -56,7 +56,7 @@ def secret(name: str) -> bytes:
     try:
         key = bytes.fromhex(value.strip())
     except ValueError:
-        raise BadInput(Problem(what=f"{name} is not hexadecimal", where=where)) from None
+        raise BadInput(Problem(what=f"{name} is not hexadecimal", where=where), hint="make one with: openssl rand -hex 32") from None
     if len(key) < SECRET_BYTES:
         raise BadInput(Problem(what=f"{name} is too short", where=where, expected=f"at least {SECRET_BYTES} bytes", got=str(len(key))))
     return key

@@ -1,0 +1,125 @@
+"""The loan-approval pipeline on its real data, as `make run` runs it, and everything that is done with a run afterwards."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.csv
+import pyarrow.parquet as pq
+import pytest
+
+from tests.conftest import Home, make_home
+from tests.docs.test_tutorial import clone
+
+DIRECT = ("full_name", "national_id", "street_address", "phone", "account_number", "application_id")
+ELSEWHERE = {"TZ": "America/St_Johns", "LC_ALL": "C", "PYTHONHASHSEED": "4711", "OMP_NUM_THREADS": "1"}
+
+
+@pytest.fixture(scope="module")
+def ran(tmp_path_factory: pytest.TempPathFactory) -> tuple[Home, Any, str]:
+    """A clone in which the pipeline has run once with a masking key of these tests; its answer; what was said meanwhile."""
+    scratch = tmp_path_factory.mktemp("loan")
+    clone(scratch / "repo")
+    (scratch / "masking").write_text(bytes(range(32)).hex())
+    base = make_home(scratch / "repo", scratch)
+    home = Home(path=base.path, env={**base.env, "COUNTERSIGN_MASKING_KEY_FILE": str(scratch / "masking")})
+    pulled = home.finish(home.start("-m", "dvc", "pull", *map(str, (home.path / "data").rglob("*.dvc"))))
+    assert pulled.code == 0, pulled.err
+    said = home.ask("run", "loan_approval", "--json")
+    assert said.code == 0, said.err + said.out
+    return home, said.json, said.out + said.err
+
+
+def test_it_prints_decision_gates_report_and_run(ran: tuple[Home, Any, str]) -> None:
+    home, answer, _ = ran
+    said = home.ask("run", "loan_approval")
+    assert said.out.startswith("Nothing to do")
+    assert "Passed: every gate said yes." in said.out
+    for gate in ("privacy", "data_quality", "performance", "fair", "stable"):
+        assert f"gate {gate}" in said.out
+    assert "artifacts/loan_approval/evidence.html" in said.out
+    assert answer["run"] in said.out
+    assert {g["says"] for g in answer["gates"]} == {"yes"}
+
+
+def test_it_verifies_and_dvc_agrees(ran: tuple[Home, Any, str]) -> None:
+    home, answer, _ = ran
+    assert home.ask("verify", answer["run"]).code == 0
+    done = home.finish(home.start("-m", "dvc", "status"))
+    assert "up to date" in done.out
+
+
+def test_it_is_reproduced_to_the_byte_elsewhere(ran: tuple[Home, Any, str]) -> None:
+    home, answer, _ = ran
+    said = home.ask("reproduce", answer["run"], "--json", **ELSEWHERE)
+    assert said.code == 0, said.err
+    assert {a["verdict"] for a in said.json["artifacts"]} == {"bytes"}
+    assert len(said.json["artifacts"]) > 30
+
+
+def test_no_identity_is_in_anything_made_after_masking(ran: tuple[Home, Any, str]) -> None:
+    """Every direct identifier in every table; a sample of them in every text: records, logs, model, reports, page, messages."""
+    home, _, said = ran
+    source = pa.csv.read_csv(home.path / "data/loan_approval/application/application.csv")
+    identities = {str(v) for c in DIRECT for v in source[c].to_pylist() if v is not None}
+    assert len(identities) > 10_000
+    sample = sorted(identities)[::53]
+    made = home.path / "artifacts/loan_approval"
+    tables = [p for p in made.rglob("*.parquet") if p.name != "applications.parquet"]
+    assert len(tables) > 8
+    for path in tables:
+        values = {str(v) for column in pq.read_table(path).columns for v in column.unique().to_pylist()}
+        assert not values & identities, path
+    texts = [p for p in (*made.rglob("*"), *(home.path / ".countersign").rglob("*")) if p.is_file() and p.suffix != ".parquet"]
+    assert len(texts) > 40
+    everything = "\0".join([said, *(p.read_text(errors="replace") for p in texts)])
+    assert not [i for i in sample if i in everything]
+    assert "log.jsonl" in {p.name for p in texts}
+    # The search would find them: they are in what was made before masking.
+    before = {str(v) for column in pq.read_table(made / "applications.parquet").columns for v in column.unique().to_pylist()}
+    assert set(sample) <= before
+
+
+def test_log_lines_carry_run_step_and_trace(ran: tuple[Home, Any, str]) -> None:
+    home, answer, _ = ran
+    lines = [json.loads(line) for line in (home.path / ".countersign/log.jsonl").read_text().splitlines()]
+    started = [line for line in lines if line["event"] == "started"]
+    assert {line["run"] for line in started} == {answer["run"]}
+    assert {line["step"] for line in started} >= {"ingest", "tune@3", "report"}
+    assert all(re.fullmatch(r"[0-9a-f]{32}", line["trace"]) for line in started)
+
+
+def test_its_bundle_passes_the_verifier_that_knows_nothing_of_the_project(ran: tuple[Home, Any, str], tmp_path: Path) -> None:
+    home, answer, _ = ran
+    bundle = tmp_path / "it.bundle"
+    assert home.ask("bundle", "@latest", "-o", str(bundle)).code == 0
+    script = home.path / "infra/verify/verify_bundle.py"
+    words = [sys.executable, "-I", str(script), str(bundle), "--root", answer["root"]]
+    done = subprocess.run(words, cwd=tmp_path, env={"PATH": os.environ["PATH"]}, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout
+    assert f"verified {answer['run']}: 15 records" in done.stdout
+
+
+def test_the_plain_model_is_refused_for_being_unfair(ran: tuple[Home, Any, str], tmp_path: Path) -> None:
+    """The demonstration: without mitigation the gate says no, the run is sealed as refused, and that verifies too."""
+    first, answer, _ = ran
+    home = Home(path=tmp_path / "copy", env=first.env)  # the other tests share the first one
+    shutil.copytree(first.path, home.path)
+    said = home.ask("run", "loan_approval", "--set", "train.mitigation=none")
+    assert said.code == 3, said.err
+    assert "refused: gate fair: fairness: out_of_fold.attributes.race.selection_rate_ratio.value" in said.err
+    assert home.ask("verify", "@latest").code == 0
+    page = (home.path / "artifacts/loan_approval/evidence.html").read_text()
+    assert "Refused: fair said no." in page
+    compared = home.ask("compare", answer["run"], "@latest", "--json")
+    assert compared.code == 4
+    assert compared.json["first"] == "train"
+    assert compared.json["because"] == ["parameter mitigation: 'reductions', 'none'"]
