@@ -34,7 +34,7 @@ NOTICES = 3  # declined applications shown as examples
 class ReportParams(Params):
     """What no step can know of the model: what it is for."""
 
-    title: str = Field(min_length=1, max_length=80)
+    title: str = Field(min_length=1, max_length=200)
     intended_use: str = Field(min_length=1)
     not_for: str = Field(min_length=1, description="Uses that the evidence on the page does not support")
     limits: list[str] = Field(min_length=1, description="What a reader must know before relying on the model")

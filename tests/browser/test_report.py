@@ -1,0 +1,167 @@
+"""The evidence page in a real browser: light and dark, wide and narrow, with a keyboard, on paper, without scripts."""
+
+from __future__ import annotations
+
+import base64
+import json
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from selenium import webdriver
+from selenium.webdriver.chrome.options import Options
+from selenium.webdriver.chrome.service import Service
+from selenium.webdriver.common.action_chains import ActionChains
+from selenium.webdriver.common.keys import Keys
+
+from tests.conftest import lacking
+from tests.steps.page import page
+
+pytestmark = pytest.mark.browser
+
+# WCAG 2.1's contrast ratio of every visible text against what is painted behind it.
+CONTRAST = r"""
+const lum = (c) => { const f = c.map((v) => { v /= 255; return v <= 0.03928 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4; });
+  return 0.2126 * f[0] + 0.7152 * f[1] + 0.0722 * f[2]; };
+const rgb = (s) => (s.match(/[\d.]+/g) || []).map(Number);
+const behind = (e) => { for (; e; e = e.parentElement) { const c = rgb(getComputedStyle(e).backgroundColor);
+  if (c.length === 3 || c[3] > 0.99) return c.slice(0, 3); } return [255, 255, 255]; };
+const bad = [];
+const walk = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
+while (walk.nextNode()) {
+  const e = walk.currentNode.parentElement, text = walk.currentNode.data.trim();
+  if (!text || ["SCRIPT", "STYLE"].includes(e.tagName) || !e.getClientRects().length) continue;
+  const style = getComputedStyle(e), front = rgb(e.closest("svg") ? style.fill : style.color).slice(0, 3);
+  const [a, b] = [lum(front), lum(behind(e))].sort((x, y) => y - x), ratio = (a + 0.05) / (b + 0.05);
+  if (ratio < 4.5) bad.push([text.slice(0, 30), +ratio.toFixed(2)]);
+}
+return bad;
+"""
+FOCUS = (
+    "const e = document.activeElement, s = getComputedStyle(e);"
+    " return [e.tagName, e.innerText.slice(0, 20), s.outlineStyle, s.outlineWidth]"
+)
+
+
+class Browser:
+    """Chromium on one page."""
+
+    def __init__(self, file: Path) -> None:
+        options = Options()
+        for word in ("--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage"):
+            options.add_argument(word)
+        options.binary_location = str(shutil.which("chromium"))
+        options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
+        self.driver = webdriver.Chrome(options=options, service=Service(shutil.which("chromedriver")))
+        self.file = file
+
+    def show(self, *, width: int = 1100, scheme: str = "light", scripts: bool = True) -> None:
+        d = self.driver
+        d.execute_cdp_cmd("Emulation.setScriptExecutionDisabled", {"value": not scripts})
+        d.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": "", "features": [{"name": "prefers-color-scheme", "value": scheme}]})
+        size = {"width": width, "height": 800, "deviceScaleFactor": 1, "mobile": width < 500}
+        d.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
+        d.get(self.file.as_uri())
+
+    def ask(self, script: str) -> Any:
+        return self.driver.execute_script(script)
+
+    def open_all(self) -> None:
+        self.ask("document.querySelectorAll('details').forEach((d) => { d.open = true; })")
+
+    def requests(self) -> set[str]:
+        messages = [json.loads(e["message"])["message"] for e in self.driver.get_log("performance")]
+        return {m["params"]["request"]["url"] for m in messages if m["method"] == "Network.requestWillBeSent"}
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
+    if not shutil.which("chromium") or not shutil.which("chromedriver"):
+        lacking("a browser: apt-get install chromium chromium-driver")
+    file = tmp_path_factory.mktemp("page") / "evidence.html"
+    file.write_text(page())
+    b = Browser(file)
+    yield b
+    b.driver.quit()
+
+
+def test_it_opens_without_a_complaint_and_fetches_nothing(browser: Browser) -> None:
+    browser.show()
+    assert [e for e in browser.driver.get_log("browser") if e["level"] in {"SEVERE", "WARNING"}] == []
+    assert {u for u in browser.requests() if not u.startswith("data:")} == {browser.file.as_uri()}
+    assert browser.driver.title.startswith("Loans <script>")  # shown, not run
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_every_text_stands_out_from_its_background(browser: Browser, scheme: str) -> None:
+    browser.show(scheme=scheme)
+    browser.open_all()
+    assert browser.ask(CONTRAST) == []
+    dark = sum(browser.ask("return getComputedStyle(document.body).backgroundColor.match(/\\d+/g).map(Number)")[:3]) < 200
+    assert dark == (scheme == "dark")
+
+
+def test_the_contrast_check_can_fail(browser: Browser) -> None:
+    browser.show()
+    browser.ask("document.querySelector('h1').style.color = '#ddd'")
+    assert browser.ask(CONTRAST)
+
+
+@pytest.mark.parametrize("width", [360, 768, 1100])
+def test_nothing_hangs_over_the_edge(browser: Browser, width: int) -> None:
+    browser.show(width=width)
+    browser.open_all()
+    assert browser.ask("return document.documentElement.scrollWidth") <= width
+
+
+def test_a_keyboard_reaches_everything_and_shows_where_it_is(browser: Browser) -> None:
+    browser.show()
+    wanted = browser.ask("return [...document.querySelectorAll('a, summary, [tabindex=\"0\"]')].filter((e) => e.checkVisibility()).length")
+    seen: list[list[str]] = []
+    for _ in range(wanted):
+        ActionChains(browser.driver).send_keys(Keys.TAB).perform()
+        seen.append(browser.ask(FOCUS))
+    assert seen[0][1] == "Skip to the decision"
+    assert all(style != "none" and width != "0px" for _, _, style, width in seen), seen
+    assert {"A", "SUMMARY", "DIV", "PRE"} <= {s[0] for s in seen}
+    # Enter opens what is folded, and then its buttons can be reached, too.
+    browser.ask("[...document.querySelectorAll('summary')].at(-1).focus()")
+    ActionChains(browser.driver).send_keys(Keys.ENTER).send_keys(Keys.TAB).send_keys(Keys.TAB).perform()
+    assert browser.ask(FOCUS)[0] == "BUTTON"
+
+
+def test_a_digest_is_copied(browser: Browser) -> None:
+    browser.show()
+    browser.driver.execute_cdp_cmd("Browser.grantPermissions", {"permissions": ["clipboardReadWrite", "clipboardSanitizedWrite"]})
+    browser.open_all()
+    button = browser.driver.find_element("css selector", "button[data-copy]")
+    button.click()
+    assert button.text in {"copied", "select it"}
+    assert len(button.get_attribute("data-copy") or "") == 64
+
+
+def test_without_scripts_nothing_is_missing_but_the_buttons(browser: Browser) -> None:
+    browser.show()
+    with_scripts = browser.driver.find_element("tag name", "main").text
+    browser.show(scripts=False)
+    tree = browser.driver.execute_cdp_cmd("DOM.getDocument", {"depth": 1})
+    main = browser.driver.execute_cdp_cmd("DOM.querySelector", {"nodeId": tree["root"]["nodeId"], "selector": "main"})
+    html = browser.driver.execute_cdp_cmd("DOM.getOuterHTML", {"nodeId": main["nodeId"]})["outerHTML"]
+    browser.show()
+    assert "Passed: every gate said yes." in html
+    assert "Passed: every gate said yes." in with_scripts
+    assert html.count('hidden="" data-copy') == html.count("data-copy") > 0
+
+
+def test_it_prints(browser: Browser) -> None:
+    browser.show(scheme="dark")
+    pdf = base64.b64decode(browser.driver.execute_cdp_cmd("Page.printToPDF", {"paperWidth": 8.27, "paperHeight": 11.69})["data"])
+    assert pdf.startswith(b"%PDF")
+    assert 2 < pdf.count(b"/Type /Page\n") + pdf.count(b"/Type /Page ") + pdf.count(b"/Type /Page/") < 30
+    browser.driver.execute_cdp_cmd(
+        "Emulation.setEmulatedMedia", {"media": "print", "features": [{"name": "prefers-color-scheme", "value": "dark"}]}
+    )
+    assert browser.ask("return getComputedStyle(document.querySelector('nav')).display") == "none"
+    assert browser.ask(CONTRAST) == []
