@@ -28,6 +28,10 @@ SCORES = {"declined": 0, "approved": 1}
 """Which part of the sketch holds the scores of which label."""
 
 
+Known = Mapping[tuple[str, str], tuple[Counted, list[str] | None]]
+"""A sketch by part and name: the sample, and the words that its values stand for."""
+
+
 class SketchParams(Params):
     """How exact the sketch is."""
 
@@ -83,7 +87,7 @@ def sketch(*, train_rows: pa.Table, oof: pa.Table, params: SketchParams) -> Sket
     for part, label in SCORES.items():
         scores = oof.filter(pc.equal(oof["label"], label))["score"]
         parts.append(_sketched(part, "score", (counted(_numbers(scores, "oof.score")), None), params.points))
-    return Sketched(reference=pa.concat_tables(parts).combine_chunks())
+    return Sketched(reference=pa.concat_tables(parts).unify_dictionaries().combine_chunks())
 
 
 def drift(*, reference: pa.Table, holdout_rows: pa.Table, predictions: pa.Table, params: DriftParams) -> Drift:
@@ -166,37 +170,49 @@ def _sketched(part: str, name: str, counts: tuple[Counted, list[str] | None], po
     sample, words = counts
     if words is None:
         sample = stability.thinned(sample, points)
-    rows = [*sample.rows.tolist(), *([sample.missing] if sample.missing else [])]
-    blank = [None] * (len(rows) - len(sample.values))
-    texts = [words[int(v)] for v in sample.values] if words is not None else [None] * len(sample.values)
-    numbers = sample.values.tolist() if words is None else [None] * len(sample.values)
+    size, gap = len(sample.values), 1 if sample.missing else 0
+    rows = np.append(sample.rows, [sample.missing] * gap)
+    if words is None:
+        numbers, texts = pa.array(np.append(sample.values, [np.nan] * gap), from_pandas=True), pa.nulls(size + gap, pa.string())
+    else:
+        numbers, texts = pa.nulls(size + gap, pa.float64()), pa.array([*(words[int(v)] for v in sample.values), *[None] * gap], pa.string())
+    same = pa.array(np.zeros(size + gap, dtype=np.int32))
     return pa.table(
         {
-            "part": pa.array([part] * len(rows), pa.string()),
-            "name": pa.array([name] * len(rows), pa.string()),
-            "category": pa.array([*texts, *blank], pa.string()),
-            "value": pa.array([*numbers, *blank], pa.float64()),
+            "part": pa.DictionaryArray.from_arrays(same, [part]),
+            "name": pa.DictionaryArray.from_arrays(same, [name]),
+            "category": texts.dictionary_encode(),
+            "value": numbers,
             "rows": pa.array(rows, pa.int64()),
         }
     )
 
 
-def _read(reference: pa.Table) -> dict[tuple[str, str], tuple[Counted, list[str] | None]]:
+def _read(reference: pa.Table) -> Known:
     """The sketch, by part and name, in its own order."""
     columns = ("part", "name", "category", "value", "rows")
     if missing := [c for c in columns if c not in reference.column_names]:
         raise BadData("not a sketch", where="reference", expected=", ".join(columns), got=f"no {', '.join(missing)}")
-    parts, names = (reference[c].to_numpy() for c in ("part", "name"))
-    starts = np.flatnonzero((parts[1:] != parts[:-1]) | (names[1:] != names[:-1])) + 1
-    found: dict[tuple[str, str], tuple[Counted, list[str] | None]] = {}
-    bounds = [0, *starts.tolist(), reference.num_rows]
-    for begin, end in pairwise(bounds):
-        found[str(parts[begin]), str(names[begin])] = _sample(reference.slice(begin, end - begin))
-    return found
+    reference = reference.combine_chunks()
+    parts, names = (_codes(reference[c]) for c in ("part", "name"))
+    changes = (np.diff(parts[0]) != 0) | (np.diff(names[0]) != 0)
+    bounds = [0, *(np.flatnonzero(changes) + 1).tolist(), reference.num_rows]
+    pieces = pairwise(bounds) if reference.num_rows else ()
+    return {(parts[1][parts[0][begin]], names[1][names[0][begin]]): _sample(reference.slice(begin, end - begin)) for begin, end in pieces}
+
+
+def _codes(column: pa.ChunkedArray) -> tuple[Ints, list[str]]:
+    """A column of few words as numbers into the list of them."""
+    words = (
+        column.cast(pa.string()).dictionary_encode().combine_chunks()
+        if not pa.types.is_dictionary(column.type)
+        else column.combine_chunks()
+    )
+    return np.asarray(words.indices.to_numpy(), dtype=np.int64), words.dictionary.to_pylist()
 
 
 def _sample(piece: pa.Table) -> tuple[Counted, list[str] | None]:
-    words = [w for w in piece["category"].to_pylist() if w is not None]
+    words = piece["category"].drop_null().cast(pa.string()).to_pylist()
     rows = np.asarray(piece["rows"].to_numpy(), dtype=np.int64)
     values = np.arange(len(words), dtype=np.float64) if words else np.asarray(piece["value"].drop_null().to_numpy(), dtype=np.float64)
     missing = int(rows[len(values) :].sum())
@@ -250,14 +266,14 @@ def _alibi(then: Counted, now: Counted, by_category: bool) -> tuple[float, float
     return float(found["distance"][0]), float(found["p_val"][0])
 
 
-def _score_drift(known: Mapping[tuple[str, str], tuple[Counted, list[str] | None]], predictions: pa.Table, params: DriftParams) -> Report:
+def _score_drift(known: Known, predictions: pa.Table, params: DriftParams) -> Report:
     """PSI of the scores: what credit risk calls population stability."""
     then = counted(np.concatenate([known[part, "score"][0].expanded() for part in SCORES]))
     now = counted(_numbers(predictions["score"], "predictions.score"))
     return {"psi": figure(stability.population_stability(*stability.binned(then, now, params.bins)))}
 
 
-def _performance(known: Mapping[tuple[str, str], tuple[Counted, list[str] | None]], predictions: pa.Table) -> Report:
+def _performance(known: Known, predictions: pa.Table) -> Report:
     """AUC out of fold and now, where the outcome of every row is known and both outcomes occur."""
     labels = predictions["label"] if "label" in predictions.column_names else pa.chunked_array([pa.nulls(predictions.num_rows, pa.int8())])
     if labels.null_count or len(labels.unique()) < len(SCORES):

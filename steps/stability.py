@@ -10,6 +10,7 @@ import numpy.typing as npt
 
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
+MANY = 100_000  # effective sample size from which the limit is as good as the exact distribution
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -73,11 +74,20 @@ def _cumulative(sample: Counted) -> Floats:
 
 
 def kolmogorov_smirnov_p(statistic: Floats, a: Ints, b: Ints) -> Floats:
-    """p-values of KS statistics from samples of sizes `a` and `b`: the asymptotic two-sided ones of `scipy.stats.ks_2samp`."""
+    """p-values of KS statistics from samples of sizes `a` and `b`: the asymptotic two-sided ones of `scipy.stats.ks_2samp`.
+
+    From samples of `MANY` on, whose exact tail takes scipy a fifth of a second each, by Kolmogorov's limit with Vrbik's
+    correction (2018): within 3e-7 of it.
+    """
+    from scipy.special import kolmogorov
     from scipy.stats import kstwo
 
     large, small = np.maximum(a, b).astype(float), np.minimum(a, b).astype(float)
-    p_values: Floats = np.clip(kstwo.sf(statistic, np.round(large * small / (large + small))), 0.0, 1.0)
+    size = np.round(large * small / (large + small))
+    root = np.sqrt(size)
+    limit = kolmogorov(root * statistic + 1 / (6 * root) + (root * statistic - 1) / (4 * size))
+    exact = kstwo.sf(statistic, np.where(size < MANY, size, 1.0))
+    p_values: Floats = np.clip(np.where(size < MANY, exact, limit), 0.0, 1.0)
     return p_values
 
 

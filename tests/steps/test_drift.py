@@ -9,7 +9,7 @@ import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scipy.stats import chi2_contingency, false_discovery_control, ks_2samp
+from scipy.stats import chi2_contingency, false_discovery_control, ks_2samp, kstwo
 
 from steps import stability
 from steps.drift import DriftParams, SketchParams, drift, sketch
@@ -198,3 +198,11 @@ def test_a_reference_that_is_no_sketch() -> None:
 def test_nothing_to_sketch() -> None:
     with pytest.raises(BadData, match="nothing to sketch"):
         sketch(train_rows=THEN.slice(0, 0), oof=scored(THEN, 1), params=EXACT)
+
+
+@pytest.mark.parametrize("distance", [0.5, 0.9, 1.3, 1.8, 2.5])
+def test_ks_of_large_samples_is_that_of_scipy_too(distance: float) -> None:
+    n = 250_000
+    statistic = np.array([distance / np.sqrt(n / 2)])
+    expected = kstwo.sf(statistic, n / 2)
+    assert stability.kolmogorov_smirnov_p(statistic, np.array([n]), np.array([n])) == pytest.approx(expected, abs=3e-7)
