@@ -17,11 +17,14 @@ from cryptography.hazmat.primitives.serialization import (
     load_pem_private_key,
     load_pem_public_key,
 )
-from securesystemslib.dsse import Envelope
-from securesystemslib.exceptions import VerificationError
-from securesystemslib.signer import CryptoSigner, SSlibKey  # type: ignore[attr-defined]  # re-exported without saying so
 
+from workflows.lean import without
 from workflows.prove import canonical
+
+with without("boto3", "botocore"):  # it offers to sign with AWS's key service, too
+    from securesystemslib.dsse import Envelope
+    from securesystemslib.exceptions import VerificationError
+    from securesystemslib.signer import CryptoSigner, SSlibKey  # type: ignore[attr-defined]  # re-exported without saying so
 
 PAYLOAD_TYPE = "application/vnd.in-toto+json"
 

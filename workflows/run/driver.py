@@ -19,8 +19,6 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-import structlog
-
 from steps.types import BadData
 from workflows.declare import Artifact, Source
 from workflows.errors import BadInput, CountersignError, GateRefused, NotVerified, Problem, Temporary
@@ -33,6 +31,7 @@ from workflows.prove.verify import CLOCK_SKEW
 from workflows.run import codec, environment, files
 from workflows.run.binding import bind
 from workflows.run.journal import Journal, Written, read_record
+from workflows.run.logs import structlog
 from workflows.run.parameters import build
 from workflows.run.session import Session
 from workflows.run.sources import read as sources

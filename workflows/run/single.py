@@ -9,8 +9,6 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-import structlog
-
 from workflows.declare import Pipeline, problems_of
 from workflows.errors import BadInput, CountersignError, GateRefused, Problem
 from workflows.plan import Task, tasks
@@ -18,6 +16,7 @@ from workflows.run import keys, parameters
 from workflows.run.driver import prepare, reuse, run_task
 from workflows.run.journal import Journal
 from workflows.run.lock import only_one
+from workflows.run.logs import structlog
 from workflows.run.session import Session, checkout, find_pipeline, local_store, open_journal
 
 
