@@ -9,7 +9,21 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-HEAVY = {"boto3", "rich", "typer", "hera", "dvc", "pandas", "lightgbm", "sklearn", "scipy", "fairlearn", "alibi_detect", "optuna", "pyarrow"}
+HEAVY = {
+    "boto3",
+    "rich",
+    "typer",
+    "hera",
+    "dvc",
+    "pandas",
+    "lightgbm",
+    "sklearn",
+    "scipy",
+    "fairlearn",
+    "alibi_detect",
+    "optuna",
+    "pyarrow",
+}
 
 
 @pytest.mark.parametrize("module", ["workflows.run.driver", "workflows.run.single"])

@@ -12,12 +12,14 @@ from pathlib import Path
 from workflows.declare import Pipeline, problems_of
 from workflows.errors import BadInput, CountersignError, GateRefused, Problem
 from workflows.plan import Task, tasks
-from workflows.run import keys, parameters
+from workflows.run import files, keys, parameters
 from workflows.run.driver import prepare, reuse, run_task
-from workflows.run.journal import Journal
+from workflows.run.journal import Journal, Written
 from workflows.run.lock import only_one
 from workflows.run.logs import structlog
 from workflows.run.session import Session, checkout, find_pipeline, local_store, open_journal
+
+OUTPUTS = "COUNTERSIGN_OUTPUTS"
 
 
 def run_single(pipeline: str, step: str, item: str | None, *, debug: bool = False) -> int:
@@ -89,7 +91,14 @@ def _run(pipeline: Pipeline, task: Task) -> None:
     session.reuse = False
     is_last = not any(task.id in t.upstream for t in tasks(pipeline))
     with _sealing(session, journal) if is_last else contextlib.nullcontext():
-        run_task(session, journal, task)
+        _hand_over(run_task(session, journal, task))
+
+
+def _hand_over(written: Written) -> None:
+    """Each output's digest as a file by its name, where Argo asked for that: it becomes an output parameter of the task."""
+    if folder := os.environ.get(OUTPUTS):
+        for item in written.record.outputs:
+            files.write(Path(folder) / item.name.partition("/")[2].partition("@")[0], item.sha256.encode(), durable=False)
 
 
 @contextlib.contextmanager
