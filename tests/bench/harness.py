@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import os
 import platform
+import re
 import shutil
 import statistics
 import subprocess
@@ -118,7 +119,8 @@ def timed(words: list[str], *, cwd: Path, env: Mapping[str, str]) -> Done:
         out.seek(0)
         said = out.read()
     if child.returncode:
-        raise CannotMeasure(f"{Path(words[0]).name} ended with {child.returncode}: {' '.join(said.split()[-40:])}")
+        last = re.sub(r"\S*/\S*", "…", (said.strip().splitlines() or [""])[-1])[-200:]  # no paths of this machine
+        raise CannotMeasure(f"{Path(words[0]).name} ended with {child.returncode}: {last}")
     return Done(seconds=seconds, peak_mb=usage.ru_maxrss / 1024, out=said)
 
 
@@ -143,6 +145,7 @@ def environment(scratch: Path, *first_on_path: Path) -> dict[str, str]:
         "LANG": "C.UTF-8",
         "COUNTERSIGN_KEYS": str(scratch / "keys"),
         "DO_NOT_TRACK": "1",
+        "AWS_EC2_METADATA_DISABLED": "true",
         "DVC_NO_ANALYTICS": "1",
         "DVC_SITE_CACHE_DIR": str(scratch / "dvc-site"),
         "METAFLOW_DEFAULT_DATASTORE": "local",
