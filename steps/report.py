@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import pyarrow as pa
 from pydantic import Field
 
+from steps import charts
 from steps.types import Page, Params, Report
 
 TEMPLATES = Path(__file__).parent / "templates"
@@ -66,8 +67,6 @@ def report(  # noqa: PLR0913 - one argument an input
     params: ReportParams,
 ) -> Reported:
     """The page, as text. It holds digests and tokens, and no other personal data."""
-    from steps import charts
-
     gates = [_gate(g) for v in (privacy_verdicts, quality_verdicts, verdicts) for g in v["gates"]]
     view = {
         "card": params,
@@ -172,8 +171,6 @@ def _measures(evaluation: Report) -> list[Report]:
 
 
 def _attribute(fairness: Report, name: str) -> Report:
-    from steps import charts
-
     found = {side: fairness[side]["attributes"][name] for side in SIDES}
     plots = {}
     for side, said in SIDES.items():
@@ -194,9 +191,7 @@ def _attribute(fairness: Report, name: str) -> Report:
     return {"name": name.replace("+", " and "), "plots": plots, "sides": {SIDES[s]: f for s, f in found.items()}}
 
 
-def _importance(importance: Report) -> Any:
-    from steps import charts
-
+def _importance(importance: Report) -> str:
     shown = importance["points"][:12]
     most = max((p["contribution"] for p in shown), default=0.0) or 1.0
     items = [charts.Bar(label=p["feature"], value=p["contribution"], said=number(p["contribution"])) for p in shown]
@@ -234,9 +229,7 @@ def _by_value(columns: Mapping[str, str]) -> dict[str, list[str]]:
     return {what: sorted(c for c, w in columns.items() if w == what) for what in sorted(set(columns.values()))}
 
 
-def _nodes(lineage: Report) -> list[Any]:
-    from steps import charts
-
+def _nodes(lineage: Report) -> list[charts.Node]:
     made = {o["name"].partition("@")[0]: s["step"] for s in lineage["steps"] for o in s["outputs"]}
     steps: dict[str, tuple[set[str], int]] = {}
     sources: dict[str, None] = {}

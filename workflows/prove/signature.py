@@ -140,25 +140,23 @@ def read_public(pem: bytes) -> Ed25519PublicKey:
 
 def ring_of(pems: Mapping[str, bytes]) -> Keyring:
     """A keyring from PEM files by name; `BadKey` names the file."""
-    keys = {}
-    for name, pem in pems.items():
-        try:
-            key = read_public(pem)
-        except BadKey as error:
-            raise BadKey(f"{name}: {error}") from None
-        keys[keyid_of(key)] = key
-    return Keyring(keys)
+    return Keyring({keyid_of(key): key for key in _read_all(pems).values()})
 
 
 def stored_ring(pems: Mapping[str, bytes]) -> Keyring:
     """A keyring from files named `keys/<keyid>.pem`; `BadKey` where a file does not hold the key it is named by."""
+    keys = _read_all(pems)
+    for name, key in keys.items():
+        if name != f"keys/{keyid_of(key)}.pem":
+            raise BadKey(f"{name}: it holds another key, {keyid_of(key)}")
+    return Keyring({keyid_of(key): key for key in keys.values()})
+
+
+def _read_all(pems: Mapping[str, bytes]) -> dict[str, Ed25519PublicKey]:
     keys = {}
     for name, pem in pems.items():
         try:
-            key = read_public(pem)
+            keys[name] = read_public(pem)
         except BadKey as error:
             raise BadKey(f"{name}: {error}") from None
-        if name != f"keys/{keyid_of(key)}.pem":
-            raise BadKey(f"{name}: it holds another key, {keyid_of(key)}")
-        keys[keyid_of(key)] = key
-    return Keyring(keys)
+    return keys
