@@ -19,7 +19,7 @@ def contest() -> Contest:
     with scratch() as top:
         env = environment(top)
         # One masking key for all rounds: it decides the split, and with it how long a search takes.
-        (top / "masking").write_text("00" * 31 + "07")
+        (top / "masking").write_text(bytes(range(32)).hex())
         env["COUNTERSIGN_MASKING_KEY_FILE"] = str(top / "masking")
         for turn in range(ROUNDS):
             clone = _clone(top / f"clone{turn}", env)
