@@ -18,6 +18,7 @@ from workflows.run.journal import Journal, Written
 from workflows.run.lock import only_one
 from workflows.run.logs import structlog
 from workflows.run.session import Session, checkout, find_pipeline, local_store, open_journal
+from workflows.run.store.interface import Store
 
 OUTPUTS = "COUNTERSIGN_OUTPUTS"
 
@@ -43,7 +44,9 @@ def told(error: CountersignError) -> str:
     return "\n".join((*lines, *([f"hint: {error.hint}"] if error.hint else [])))
 
 
-def make_session(root: Path, pipeline: Pipeline, overrides: list[str], *, reuse_results: bool = True) -> Session:
+def make_session(
+    root: Path, pipeline: Pipeline, overrides: list[str], *, reuse_results: bool = True, store: Store | None = None
+) -> Session:
     """A session on the checkout at `root`, with parameters read and checked."""
     if problems := problems_of(pipeline):
         raise BadInput(*problems)
@@ -54,7 +57,7 @@ def make_session(root: Path, pipeline: Pipeline, overrides: list[str], *, reuse_
             f"made a signing key for this machine: {keys.folder() / 'signing.pem'} (its records are signed by an unregistered local key)",
             file=sys.stderr,
         )
-    store = local_store(root)
+    store = store or local_store(root)
     store.put_document(f"keys/{signer.keyid}.pem", signer.public_pem)
     return Session(root=root, pipeline=pipeline, settings=settings, store=store, signer=signer, ring=keys.ring(store), reuse=reuse_results)
 
