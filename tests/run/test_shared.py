@@ -84,10 +84,15 @@ def test_only_what_depends_on_a_change_is_computed(make: Make, url: str) -> None
 def test_an_auditor_needs_the_store_and_nothing_else(make: Make, url: str, tmp_path: Path) -> None:
     ann, auditor = make("ann"), make("auditor")
     run = ann.run("--store", url)["run"]
-    shutil.rmtree(ann.path)
     assert auditor.ask("show", "--store", url, "--json").json["runs"][0]["run"] == run
     assert "gate enough" in auditor.ask("show", run, COUNTERSIGN_STORE=url).out
-    assert auditor.ask("verify", "@latest", "--store", url, "--json").json["verified"] is True
+    verified = auditor.ask("verify", "@latest", "--store", url, "--json").json
+    assert (verified["verified"], verified["trust"]) == (True, "came with the store")
+    key = str(next((ann.path / ".countersign/keys").glob("*.pem")))
+    shutil.copy(key, tmp_path / "ann.pem")
+    trusting = auditor.ask("verify", run, "--store", url, "--key", str(tmp_path / "ann.pem"), "--json")
+    assert (trusting.code, trusting.json["trust"]) == (0, "given with --key")
+    shutil.rmtree(ann.path)
     packed = auditor.ask("bundle", run, "--store", url, "-o", str(tmp_path / "run.bundle"))
     assert packed.code == 0, packed.err
     assert auditor.ask("verify", str(tmp_path / "run.bundle")).code == 0
@@ -252,7 +257,7 @@ def test_an_address_that_is_wrong(make: Make, words: tuple[str, ...], url: str, 
 
 
 def test_credentials_that_are_wrong_are_not_repeated(make: Make, url: str) -> None:
-    said = make("ann").ask("show", "--store", url, AWS_SECRET_ACCESS_KEY="a-wrong-word")
+    said = make("ann").ask("show", "--store", url, AWS_SECRET_ACCESS_KEY="a-wrong-word")  # noqa: S106  # it opens nothing
     assert said.code == 2
     assert "AWS_SECRET_ACCESS_KEY" in said.err
     assert "a-wrong-word" not in said.err + said.out
