@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import ssl
 import urllib.error
 import urllib.request
@@ -18,6 +17,7 @@ NAME = "COUNTERSIGN_WORKFLOW_NAME"
 NAMESPACE = "COUNTERSIGN_NAMESPACE"
 TIMEOUT = 20.0  # seconds
 SERVER_ERROR = 500
+UNNOTED = "the run is sealed, but its root could not be noted"
 
 
 def annotate(annotations: Mapping[str, str]) -> None:
@@ -27,7 +27,7 @@ def annotate(annotations: Mapping[str, str]) -> None:
     url = f"https://{f'[{host}]' if ':' in host else host}:{port}/apis/argoproj.io/v1alpha1/namespaces/{namespace}/workflows/{name}"
     where = f"workflow {namespace}/{name}"
     try:
-        request = urllib.request.Request(  # noqa: S310  # always https
+        request = urllib.request.Request(
             url,
             method="PATCH",
             data=json.dumps({"metadata": {"annotations": dict(annotations)}}).encode(),

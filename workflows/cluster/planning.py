@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
 
@@ -9,6 +10,7 @@ from workflows.declare import Pipeline, Source
 from workflows.errors import BadInput, Problem
 from workflows.plan import tasks
 from workflows.prove.record import Item
+from workflows.run.parameters import OVERRIDE
 from workflows.run.planned import Plan, write_plan
 from workflows.run.pod import OUTPUTS, WORKFLOW, as_text, die_as_interrupted, put_out, wanted
 from workflows.run.pointers import pointer_of
@@ -18,6 +20,8 @@ from workflows.run.sources.read import snapshot_path
 from workflows.run.store.interface import Store
 
 REVISION = "COUNTERSIGN_REVISION"
+PARAMETERS = "COUNTERSIGN_PARAMETERS"
+OVERRIDES = "COUNTERSIGN_OVERRIDES"
 DIRTY = "-dirty"
 
 
@@ -28,7 +32,7 @@ def plan(root: Path, pipeline: Pipeline, store: Store) -> str:
     """
     die_as_interrupted()
     uid = wanted(WORKFLOW)
-    session = make_session(root, pipeline, [], store=store)
+    session = make_session(root, pipeline, _overrides(), store=store)
     tree, code = session.snapshot()  # before data arrives: it is no part of the code
     commit, dirty = _revision()
     fetch_data(root, pipeline, store)
@@ -49,6 +53,23 @@ def plan(root: Path, pipeline: Pipeline, store: Store) -> str:
     run = claimed_journal(store, planned.run, uid).run
     put_out(Path(wanted(OUTPUTS)), {"plan": sha, "run": run, "code": as_text(code)})
     return run
+
+
+def _overrides() -> list[str]:
+    """What the workflow's parameter `overrides` says, as `--set` would; the form's fields count only where they are asked to."""
+    if os.environ.get(PARAMETERS, "form") == "code":
+        for name in [n for n in os.environ if n.startswith(OVERRIDE)]:
+            del os.environ[name]
+    text = os.environ.get(OVERRIDES) or "{}"
+    try:
+        found = json.loads(text)
+    except ValueError:
+        found = None
+    if not isinstance(found, dict):
+        raise BadInput(
+            Problem(what="is no JSON object", where="workflow parameter overrides", expected='{"step.parameter": value}', got=text[:80])
+        )
+    return [f"{key}={json.dumps(value)}" for key, value in found.items()]
 
 
 def fetch_data(root: Path, pipeline: Pipeline, store: Store) -> None:

@@ -45,7 +45,18 @@ PLAN = "plan"
 SEAL = "seal"
 PLANNED = ("plan", "code")
 """What the first task hands to every other."""
-SCHEDULED = Parameter(name="scheduled", value="", description="Time that a schedule started this run for, RFC 3339; empty: none did")
+BESIDE = (
+    Parameter(name="scheduled", value="", description="Time that a schedule started this run for, RFC 3339; empty: none did"),
+    Parameter(
+        name="parameters",
+        value="form",
+        enum=["form", "code"],
+        description="form: the parameters below; code: those of the params file in the code, whatever stands below",
+    ),
+    Parameter(name="overrides", value="{}", description='Applied last: JSON object of step.parameter -> value, as {"train.device": "gpu"}'),
+)
+FOR_PLAN = ("code", "revision", "parameters", "overrides", "scheduled")
+"""Workflow parameters that the first task reads beside the steps' own."""
 BOOTSTRAP = "/opt/countersign/with_code.py"
 KEYS = "/keys"
 CONFIG = "countersign"
@@ -107,7 +118,7 @@ def _template(declared: Declared) -> WorkflowTemplate:
             on_exit=SEAL,
             annotations={"workflows.argoproj.io/description": pipeline.description},
             labels={"app.kubernetes.io/part-of": "countersign"},
-            arguments=[*_from_config_map(), SCHEDULED, *(p for s in in_order(pipeline) for p in _arguments(declared, s))],
+            arguments=[*_from_config_map(), *BESIDE, *(p for s in in_order(pipeline) for p in _arguments(declared, s))],
             parallelism=pipeline.parallelism,
             security_context=m.PodSecurityContext(
                 run_as_non_root=True, run_as_user=USER, fs_group=USER, seccomp_profile=m.SeccompProfile(type="RuntimeDefault")
@@ -203,7 +214,7 @@ def _planning(declared: Declared) -> Container:
         for s in in_order(pipeline)
         for k in declared.steps[s.name].section
     ]
-    code = [Env(name=f"COUNTERSIGN_{n.upper()}", value=f"{{{{workflow.parameters.{n}}}}}") for n in ("code", "revision")]
+    code = [Env(name=f"COUNTERSIGN_{n.upper()}", value=f"{{{{workflow.parameters.{n}}}}}") for n in FOR_PLAN]
     secrets = tuple(sorted({x for s in pipeline.steps for x in s.secrets}))
     words = ("python", "-m", "workflows.cluster", "plan", pipeline.name)
     return Container(

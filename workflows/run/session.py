@@ -118,7 +118,7 @@ class Session:
         """Digest of the files that a re-run needs, and an archive of them, kept in the store."""
         listed = tree_files(self.root)
         with files.scratch(self.root / ".countersign") as path:
-            path.write_bytes(_archive(self.root, listed))
+            path.write_bytes(archive(self.root, listed))
             d = self.store.put_content(path)
         return tree_digest(self.root, listed), Item(name=SNAPSHOT, sha256=d.sha256, md5=d.md5, size=d.size)
 
@@ -209,7 +209,7 @@ def _git(root: Path, *words: str) -> str | None:
     return done.stdout if done.returncode == 0 else None
 
 
-def _archive(root: Path, listed: list[str]) -> bytes:
+def archive(root: Path, listed: list[str]) -> bytes:
     """The same files give the same bytes: no times, owners or modes."""
     out = io.BytesIO()
     with tarfile.open(fileobj=out, mode="w", format=tarfile.PAX_FORMAT) as tar:
