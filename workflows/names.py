@@ -24,6 +24,11 @@ STEM = LONGEST - 1 - DIGITS
 COMMIT = re.compile(r"[0-9a-f]{40}([0-9a-f]{24})?")
 
 
+def argo_name(name: str) -> str:
+    """A pipeline's or step's name in Kubernetes, which allows no underscore."""
+    return name.replace("_", "-")
+
+
 def workflow_name(  # noqa: PLR0913  # all but the first by keyword
     pipeline: str, *, commit: str | None, code: str = "", overrides: Mapping[str, Any] | None = None, scheduled: str = "", again: int = 0
 ) -> str:
@@ -31,7 +36,7 @@ def workflow_name(  # noqa: PLR0913  # all but the first by keyword
 
     `overrides` is `step.parameter` -> value, `scheduled` an RFC 3339 time, `again` how often the same was asked for anew.
     """
-    stem = pipeline.replace("_", "-")
+    stem = argo_name(pipeline)
     if commit and not overrides and not scheduled and not again and len(stem) <= STEM:
         return f"{stem}-{commit[:DIGITS]}"
     text = pre_image(pipeline, commit=commit, code=code, overrides=overrides, scheduled=scheduled, again=again)
