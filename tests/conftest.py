@@ -8,11 +8,14 @@ import shutil
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NoReturn
 
 import pytest
+
+from tests import s3server
 
 ROOT = Path(__file__).parents[1]
 NAMES = ("Ada Lovelace", "Grace Hopper", "Edith Clarke")
@@ -149,3 +152,30 @@ def make_home(top: Path, scratch: Path) -> Home:
         "COLUMNS": "200",
     }
     return Home(path=top, env={**env, "DVC_NO_ANALYTICS": "1", "DVC_SITE_CACHE_DIR": str(scratch / "dvc"), "HOME": str(scratch)})
+
+
+@pytest.fixture(scope="session")
+def s3_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[s3server.Server]:
+    """An S3 server with a bucket `bank`, for the tests of a session; each takes a prefix of its own."""
+    if s3server.program() is None and os.environ.get("COUNTERSIGN_TEST_ALL"):
+        lacking("versitygw: make cluster-up builds it")
+    with s3server.serving(tmp_path_factory.mktemp("s3")) as server:
+        yield server
+
+
+@pytest.fixture
+def s3(s3_server: s3server.Server, monkeypatch: pytest.MonkeyPatch) -> s3server.Server:
+    """The server, with this process as its client."""
+    for name in [n for n in os.environ if n.startswith("AWS_")]:
+        monkeypatch.delenv(name)
+    for name, value in s3_server.env.items():
+        monkeypatch.setenv(name, value)
+    return s3_server
+
+
+@pytest.fixture
+def real_s3(s3: s3server.Server) -> s3server.Server:
+    """The server, where it is one whose disk can be looked at and that can be stopped."""
+    if not s3.real:
+        lacking("versitygw: make cluster-up builds it")
+    return s3

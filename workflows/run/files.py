@@ -46,8 +46,11 @@ def write(path: Path, data: bytes, *, durable: bool = True) -> None:
         temporary.write_bytes(data)
 
 
-def settle(temporary: Path, path: Path, *, durable: bool = True, mode: int = 0o644) -> None:
-    """Rename a finished temporary file to its place, its bytes on the disk first where it must be durable."""
+def settle(temporary: Path, path: Path, *, durable: bool = True, mode: int = 0o644, replace: bool = True) -> None:
+    """Bring a finished temporary file to its place, its bytes on the disk first where it must be durable.
+
+    Without `replace` a file that is there already stays, also when it appears at the same moment.
+    """
     if durable:
         handle = os.open(temporary, os.O_RDONLY)
         try:
@@ -56,7 +59,11 @@ def settle(temporary: Path, path: Path, *, durable: bool = True, mode: int = 0o6
             os.close(handle)
     temporary.chmod(mode)
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary.replace(path)
+    if replace:
+        temporary.replace(path)
+    else:
+        with contextlib.suppress(FileExistsError):
+            os.link(temporary, path)
 
 
 def disk_full(path: Path) -> Temporary:
