@@ -14,7 +14,7 @@ from workflows.run.parameters import OVERRIDE
 from workflows.run.planned import Plan, write_plan
 from workflows.run.pod import OUTPUTS, WORKFLOW, as_text, die_as_interrupted, put_out, wanted
 from workflows.run.pointers import pointer_of
-from workflows.run.session import Session, claimed_journal
+from workflows.run.session import Session, open_journal
 from workflows.run.single import make_session
 from workflows.run.sources.read import snapshot_path
 from workflows.run.store.interface import Store
@@ -50,7 +50,7 @@ def plan(root: Path, pipeline: Pipeline, store: Store) -> str:
     )
     sha = write_plan(store, planned)
     store.put_document(f"workflows/{uid}", f"{sha}\n".encode())
-    run = claimed_journal(store, planned.run, uid).run
+    run = open_journal(store, planned.run, uid).run
     put_out(Path(wanted(OUTPUTS)), {"plan": sha, "run": run, "code": as_text(code)})
     return run
 

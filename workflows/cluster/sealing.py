@@ -21,7 +21,7 @@ from workflows.run.driver import abandon
 from workflows.run.journal import Journal, standing
 from workflows.run.planned import read_plan
 from workflows.run.pod import OUTPUTS, WORKFLOW, planned_session, put_out, wanted
-from workflows.run.session import Session, claimed_journal, last_claimed
+from workflows.run.session import Session, last_claimed, open_journal
 from workflows.run.store.interface import Store
 
 FAILURES = "COUNTERSIGN_FAILURES"
@@ -48,7 +48,7 @@ def seal(root: Path, pipeline: Pipeline, store: Store) -> Sealed | None:
         return None
     plan = read_plan(store, named.decode().strip())
     session = planned_session(root, pipeline, plan, store)
-    journal = last_claimed(store, plan.run, uid) or claimed_journal(store, plan.run, uid)
+    journal = last_claimed(store, plan.run, uid) or open_journal(store, plan.run, uid)
     if not journal.sealed:
         _record_deaths(session, journal, failed_nodes(pipeline, os.environ.get(FAILURES, "")))
         names = tuple(t.id for t in tasks(pipeline))

@@ -29,7 +29,7 @@ from workflows.run import files, keys, parameters
 from workflows.run.driver import prepare, reuse, run_task
 from workflows.run.journal import Journal, Written
 from workflows.run.planned import Plan, read_plan
-from workflows.run.session import Session, claimed_journal
+from workflows.run.session import Session, open_journal
 from workflows.run.store.interface import Store
 
 PLAN = "COUNTERSIGN_PLAN"
@@ -47,7 +47,7 @@ def run_in_pod(root: Path, pipeline: Pipeline, task: Task, store: Store) -> None
     die_as_interrupted()
     plan = read_plan(store, wanted(PLAN))
     session = planned_session(root, pipeline, plan, store)
-    journal = claimed_journal(store, plan.run, wanted(WORKFLOW))
+    journal = open_journal(store, plan.run, wanted(WORKFLOW))
     complete(session, journal, task)
     check_given(session, journal, task, os.environ)
     hand_over(run_task(session, journal, task))

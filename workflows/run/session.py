@@ -86,6 +86,11 @@ class Session:
     def fingerprints(self, task: Task) -> dict[str, str]:
         return {name: keys.fingerprint(name, self.secret(name)) for name in task.step.secrets}
 
+    @property
+    def holder(self) -> str:
+        """Who owns the runs that this checkout makes."""
+        return digest.tagged("holder", self.signer.keyid, str(self.root))[:32]
+
     @cached_property
     def lock(self) -> str:
         return code.lock_digest(self.root)
@@ -224,13 +229,16 @@ def archive(root: Path, listed: list[str]) -> bytes:
     return out.getvalue()
 
 
-def open_journal(store: Store, plan: str, *, again: bool) -> Journal:
-    """The journal to add to: the unfinished attempt at this plan if there is one, else a new one.
+def open_journal(store: Store, plan: str, holder: str, *, again: bool = False) -> Journal:
+    """The journal to add to: the unfinished attempt at this plan that `holder` owns, else a new one, which is then its own.
 
-    A run that a workflow has claimed is that workflow's alone.
+    A holder is a checkout or a workflow. Two of them never get the same run, and after the seal nobody gets it.
     """
+    claim = f"{holder}\n".encode()
     for journal in attempts_at(store, plan):
-        if not journal.sealed and holder_of(store, journal.run) is None and not (again and journal.attempts()):
+        if journal.sealed or (again and journal.attempts()):
+            continue
+        if store.put_if_absent(f"claims/{journal.run}", claim) == claim:
             return journal
     raise AssertionError  # attempts never end
 
@@ -242,35 +250,13 @@ def attempts_at(store: Store, plan: str) -> Iterator[Journal]:
         yield Journal(store, f"{plan}-{n}")
 
 
-def holder_of(store: Store, run: str) -> str | None:
-    """The workflow that has claimed a run, by its uid; None where none has."""
-    data = store.get_document(f"claims/{run}")
-    return None if data is None else data.decode().strip()
-
-
-def claimed_journal(store: Store, plan: str, holder: str) -> Journal:
-    """The unsealed run of this plan that a workflow owns, claimed now if need be.
-
-    Two workflows never get the same one. A workflow whose run was sealed already, because someone retried it by hand,
-    gets a new one.
-    """
-    for journal in attempts_at(store, plan):
-        if journal.sealed:
-            continue
-        if holder_of(store, journal.run) is None and journal.attempts():
-            continue  # a laptop's, left open
-        if store.put_if_absent(f"claims/{journal.run}", f"{holder}\n".encode()) == f"{holder}\n".encode():
-            return journal
-    raise AssertionError  # attempts never end
-
-
 def last_claimed(store: Store, plan: str, holder: str) -> Journal | None:
-    """The newest run of this plan that a workflow has claimed, sealed or not; None where it has claimed none."""
+    """The newest run of this plan that `holder` owns, sealed or not; None where it owns none."""
     found = None
     for journal in attempts_at(store, plan):
-        owner = holder_of(store, journal.run)
-        if owner is None and not journal.sealed and not journal.attempts():
+        claim = store.get_document(f"claims/{journal.run}")
+        if claim is None:
             return found
-        if owner == holder:
+        if claim.decode().strip() == holder:
             found = journal
     raise AssertionError  # attempts never end

@@ -19,6 +19,7 @@ from workflows.run.lock import only_one
 from workflows.run.logs import structlog
 from workflows.run.pod import PLAN, ancestors, leave_message, run_in_pod
 from workflows.run.session import Session, checkout, find_pipeline, local_store, open_journal
+from workflows.run.store.interface import Store
 from workflows.run.store.open import STORE, open_store
 
 
@@ -54,7 +55,9 @@ def told(error: CountersignError) -> str:
     return "\n".join((*lines, *([f"hint: {error.hint}"] if error.hint else [])))
 
 
-def make_session(root: Path, pipeline: Pipeline, overrides: list[str], *, reuse_results: bool = True) -> Session:
+def make_session(
+    root: Path, pipeline: Pipeline, overrides: list[str], *, reuse_results: bool = True, store: Store | None = None
+) -> Session:
     """A session on the checkout at `root`, with parameters read and checked."""
     if problems := problems_of(pipeline):
         raise BadInput(*problems)
@@ -65,7 +68,7 @@ def make_session(root: Path, pipeline: Pipeline, overrides: list[str], *, reuse_
             f"made a signing key for this machine: {keys.folder() / 'signing.pem'} (its records are signed by an unregistered local key)",
             file=sys.stderr,
         )
-    store = local_store(root)
+    store = store or local_store(root)
     store.put_document(f"keys/{signer.keyid}.pem", signer.public_pem)
     return Session(root=root, pipeline=pipeline, settings=settings, store=store, signer=signer, ring=keys.ring(store), reuse=reuse_results)
 
@@ -96,7 +99,7 @@ def _find_task(pipeline: Pipeline, step: str, item: str | None) -> Task:
 def _run(pipeline: Pipeline, task: Task) -> None:
     session = make_session(checkout(), pipeline, [])
     session.take_sources()
-    journal = open_journal(session.store, session.plan_id(), again=False)
+    journal = open_journal(session.store, session.plan_id(), session.holder)
     _fill(session, journal, [t for t in tasks(pipeline) if t.id in ancestors(pipeline, task)])
     # Whoever started this task alone wants it computed, not looked up.
     session.reuse = False
