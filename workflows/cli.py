@@ -29,6 +29,7 @@ from workflows.run.reader import StoreReader
 from workflows.run.session import checkout, find_pipeline, imported_from, local_store, pipeline_names
 from workflows.run.single import log_to, make_session, told
 from workflows.run.store.interface import Store
+from workflows.run.store.open import STORE, open_layers, open_store
 
 app = typer.Typer(
     help="Run machine-learning pipelines so that someone who was not there can verify them.",
@@ -44,6 +45,12 @@ app.add_typer(keys_app, name="keys")
 
 AsJson = Annotated[bool, typer.Option("--json", help="Answer in JSON.")]
 Run = Annotated[str, typer.Argument(help="A run's id, or @latest.")]
+StoreUrl = Annotated[
+    str | None,
+    typer.Option(
+        "--store", metavar="URL", envvar=STORE, help="A store that is shared, s3://BUCKET/PREFIX, instead of this checkout's own."
+    ),
+]
 
 
 @app.command()
@@ -55,13 +62,17 @@ def run(
     again: Annotated[bool, typer.Option("--again", help="Make a new run even if nothing has changed.")] = False,
     no_cache: Annotated[bool, typer.Option("--no-cache", help="Compute every step, reuse nothing.")] = False,
     jobs: Annotated[int, typer.Option(min=1, max=64, help="Steps at work at the same time.")] = len(os.sched_getaffinity(0)),
+    store: Annotated[
+        str | None,
+        typer.Option("--store", metavar="URL", envvar=STORE, help="Share results with others here, too: s3://BUCKET/PREFIX."),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Run a pipeline here, without a cluster."""
     root = checkout()
     declared = find_pipeline(pipeline)
     with only_one(root):
-        session = make_session(root, declared, set_ or [], reuse_results=not no_cache)
+        session = make_session(root, declared, set_ or [], reuse_results=not no_cache, store=open_layers(root, store))
         with show.progress(quiet=as_json) as tell, _logging(root):
             finished = run_pipeline(session, again=again or no_cache, jobs=jobs, tell=tell)
         dvc_lock.update(root, declared, session.settings, journal.standing(session.store, session.ring, finished.seal))
@@ -75,6 +86,7 @@ def verify(
     run: Annotated[str, typer.Argument(help="A run's id, @latest, or the file of a bundle.")],
     key: Annotated[list[Path] | None, typer.Option(help="Trust only this public key (PEM). May be repeated.")] = None,
     root: Annotated[str | None, typer.Option(help="The root that was noted elsewhere when the run was made.")] = None,
+    store: StoreUrl = None,
     as_json: AsJson = False,
 ) -> None:
     """Check a run's chain of records and every artifact it names."""
@@ -85,8 +97,8 @@ def verify(
         note = "" if given else show.OWN_KEYS
         show.verification(result, as_json=as_json, trust="given with --key" if given else "came with the bundle", note=note)
     else:
-        store = local_store(checkout())
-        result = verify_chain(journal.find(store, run), StoreReader(store), keys.ring(store, given), expected_root=root)
+        kept = open_store(checkout(), store)
+        result = verify_chain(journal.find(kept, run), StoreReader(kept), keys.ring(kept, given), expected_root=root)
         show.verification(result, as_json=as_json, trust="given with --key" if given else "unregistered local key")
     if not result.ok:
         raise typer.Exit(NotVerified.exit_code)
@@ -111,28 +123,30 @@ def compile_(
 @app.command("show")
 def show_(
     run: Annotated[str | None, typer.Argument(help="A run's id, or @latest; without one, all runs are listed.")] = None,
+    store: StoreUrl = None,
     as_json: AsJson = False,
 ) -> None:
     """List the runs, or show the steps of one: outcome, time, digests, gates."""
-    store = local_store(checkout())
-    ring = keys.ring(store)
+    kept = open_store(checkout(), store)
+    ring = keys.ring(kept)
     if run is None:
-        show_runs.listing(store, ring, as_json=as_json)
+        show_runs.listing(kept, ring, as_json=as_json)
     else:
-        show_runs.steps(journal.Journal(store, journal.find(store, run)), ring, as_json=as_json)
+        show_runs.steps(journal.Journal(kept, journal.find(kept, run)), ring, as_json=as_json)
 
 
 @app.command()
 def compare(
     a: Annotated[str, typer.Argument(help="A run's id, or @latest.")],
     b: Annotated[str, typer.Argument(help="Another run's id.")],
+    store: StoreUrl = None,
     as_json: AsJson = False,
 ) -> None:
     """Say how equal two runs are, artifact by artifact: bytes, content, decisions, tolerance or differs."""
-    store = local_store(checkout())
-    one, two = (verified(store, journal.find(store, name)) for name in (a, b))
+    kept = open_store(checkout(), store)
+    one, two = (verified(kept, journal.find(kept, name)) for name in (a, b))
     with tempfile.TemporaryDirectory() as scratch:
-        found = compare_runs((one, store), (two, store), known_pipeline(one), Path(scratch))
+        found = compare_runs((one, kept), (two, kept), known_pipeline(one), Path(scratch))
     show_runs.comparison(one.run, two.run, found, as_json=as_json)
     if found.grade is Grade.DIFFERS:
         raise typer.Exit(NotVerified.exit_code)
@@ -142,13 +156,14 @@ def compare(
 def reproduce(
     run: Annotated[str, typer.Argument(help="A run's id, @latest, or the file of a bundle.")],
     into: Annotated[Path | None, typer.Option(help="An empty folder to work in, which is kept. Without it, a temporary one.")] = None,
+    store: StoreUrl = None,
     as_json: AsJson = False,
 ) -> None:
     """Run a run again, apart from this checkout, at its commit, with its parameters and data, and compare every artifact."""
     root = checkout()
-    store = local_store(root)
-    checked = verify_bundle(packing.open_bundle(Path(run))) if packing.is_bundle(run) else verified(store, journal.find(store, run))
-    original = again.original_of(checked, store)
+    kept = open_store(root, store)
+    checked = verify_bundle(packing.open_bundle(Path(run))) if packing.is_bundle(run) else verified(kept, journal.find(kept, run))
+    original = again.original_of(checked, kept)
     warnings = again.warnings_of(original)
     show_runs.envelope(warnings)
     with tempfile.TemporaryDirectory(prefix="countersign-") as scratch:
@@ -156,7 +171,7 @@ def reproduce(
         again.prepare(original, root, workspace)
         answer = again.execute(original, workspace)
         second = local_store(workspace)
-        found = compare_runs((checked, store), (verified(second, answer["run"]), second), known_pipeline(checked), Path(scratch))
+        found = compare_runs((checked, kept), (verified(second, answer["run"]), second), known_pipeline(checked), Path(scratch))
         show_runs.comparison(checked.run, answer["run"], found, as_json=as_json, warnings=warnings)
     if found.grade is Grade.DIFFERS:
         raise typer.Exit(NotVerified.exit_code)
@@ -167,13 +182,14 @@ def bundle(
     run: Run,
     output: Annotated[Path, typer.Option("-o", "--output", help="The file to write.")],
     force: Annotated[bool, typer.Option("--force", help="Replace the file if it exists.")] = False,
+    store: StoreUrl = None,
     as_json: AsJson = False,
 ) -> None:
     """Put a run's records, keys, verdicts and reports into one file, for someone who has nothing else."""
     root = checkout()
-    store = local_store(root)
-    checked = verified(store, journal.find(store, run))
-    data = packing.pack(checked, store, root, known_pipeline(checked))
+    kept = open_store(root, store)
+    checked = verified(kept, journal.find(kept, run))
+    data = packing.pack(checked, kept, root, known_pipeline(checked))
     packing.write(output, data, force=force)
     show_runs.packed(output, data, checked, as_json=as_json)
 
@@ -210,6 +226,7 @@ def main(words: list[str] | None = None) -> None:
     """Run a command; exit as the table of exit codes says. No traceback reaches a person unless they ask for it."""
     words = sys.argv[1:] if words is None else words
     _use_code_of_checkout(words)
+    show.warnings_to_terminal()
     debug = "--debug" in words
     if debug:
         os.environ["COUNTERSIGN_DEBUG"] = "1"

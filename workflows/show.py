@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import json
+import logging
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, MutableMapping
 from typing import Any
 
 from rich.console import Console
@@ -17,9 +18,25 @@ from workflows.prove.record import Outcome, Seal
 from workflows.prove.verify import Verification
 from workflows.run.journal import standing
 from workflows.run.local import Event, Finished
+from workflows.run.logs import structlog
 from workflows.run.session import Session
 
 WIDTH = 22  # of a task's name
+
+
+def warnings_to_terminal() -> None:
+    """Let warnings from the inside reach a person as sentences, on the error stream, until a run writes them to its log."""
+
+    def sentence(_: object, __: str, said: MutableMapping[str, Any]) -> str:
+        about = "; ".join(f"{name}: {value}" for name, value in said.items() if name != "event")
+        return f"warning: {said['event']} ({about})"
+
+    structlog.configure(
+        processors=[sentence],
+        wrapper_class=structlog.make_filtering_bound_logger(logging.WARNING),
+        logger_factory=structlog.WriteLoggerFactory(sys.stderr),
+        cache_logger_on_first_use=False,
+    )
 
 
 def answer(value: Any) -> None:

@@ -161,7 +161,7 @@ def find(store: Store, name: str) -> str:
 
 def runs(store: Store) -> list[str]:
     """Ids of all runs, sorted."""
-    return sorted({name.split("/")[0] for name in store.list_documents("runs")})
+    return store.list_folders("runs")
 
 
 def _open(store: Store, keys: Keyring, sha256: str, where: str) -> bytes:

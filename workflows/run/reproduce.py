@@ -83,7 +83,9 @@ def execute(original: Original, workspace: Path, python: str = sys.executable) -
     """
     _requirements(original, workspace)
     words = [python, "-m", "workflows.cli", "run", original.seal.pipeline, "--no-cache", "--json"]
-    env = {k: v for k, v in os.environ.items() if k != "PYTHONPATH" and not k.startswith("COUNTERSIGN_SET_")} | {
+    # The second run is for the comparison alone: it must find nothing in a shared store, and leave nothing there.
+    left_out = {"PYTHONPATH", "COUNTERSIGN_STORE"}
+    env = {k: v for k, v in os.environ.items() if k not in left_out and not k.startswith("COUNTERSIGN_SET_")} | {
         GIVEN: str(workspace / DATA)
     }
     done = subprocess.run(words, cwd=workspace, env=env, stdout=subprocess.PIPE, text=True, check=False)  # noqa: S603  # our own program
