@@ -7,13 +7,15 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Literal
 
 from workflows.cluster.interface import RUN, Node, Phase, Progress, Workflows
+from workflows.declare import Pipeline
 from workflows.errors import BadInput, CountersignError, GateRefused, NotVerified, Problem, Temporary
+from workflows.names import argo_name
 
 PATIENCE = 300.0  # seconds that a cluster may be away before whoever waits gives up; the workflow goes on all the same
 PAUSE, LONGEST_PAUSE = 1.0, 15.0  # seconds between tries
@@ -130,6 +132,21 @@ def run_of(progress: Progress) -> str | None:
     return progress.annotations.get(RUN) or next((r for r in planned if r), None)
 
 
+def pipeline_of(progress: Progress, known: Iterable[Pipeline]) -> Pipeline:
+    """The pipeline that a workflow runs; `BadInput` where this checkout does not have it."""
+    by_name = {argo_name(p.name): p for p in known}
+    if progress.template not in by_name:
+        raise BadInput(
+            Problem(
+                what="the workflow runs no pipeline of this checkout",
+                where=progress.name,
+                expected=f"one from the template {' or '.join(sorted(by_name))}",
+                got=progress.template or "one from no template",
+            )
+        )
+    return by_name[progress.template]
+
+
 def failure_of(progress: Progress) -> CountersignError | None:
     """What an ended workflow's end means for whoever waited for it; None where all is well.
 
@@ -143,7 +160,8 @@ def failure_of(progress: Progress) -> CountersignError | None:
     latest = datetime.max.replace(tzinfo=UTC)
     first = min(bad, key=lambda t: (_kind(t) is Temporary, t.finished or latest))
     return _kind(first)(
-        Problem(what=first.message or f"{first.state} without a message", where=f"{progress.name}/{first.name}"), hint=_hint(first, progress)
+        Problem(what=first.message or f"{first.state} without a message", where=f"{progress.name}/{first.name}"),
+        hint=_hint(first, progress),
     )
 
 

@@ -98,6 +98,8 @@ class Progress:
     name: str
     namespace: str
     uid: str
+    template: str
+    """The WorkflowTemplate that it was made from; empty where it was made from none."""
     phase: Phase
     message: str
     started: datetime | None
@@ -166,7 +168,7 @@ class Workflows(Protocol):
         """A WorkflowTemplate; None where there is none of this name."""
 
     def configuration(self) -> Mapping[str, str] | None:
-        """The ConfigMap's values; None where it is absent, or cannot be read through this API."""
+        """The ConfigMap's values; None where they cannot be read through this API. `BadInput` where there is none."""
 
 
 class Cluster(Workflows, Protocol):

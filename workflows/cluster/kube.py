@@ -29,6 +29,7 @@ WATCHED = 50  # seconds that one watch lasts; the caller starts the next
 PAGE = 500
 ONLY_METADATA = {"Accept": "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1,application/json"}
 ALREADY = 409
+FORBIDDEN = 403
 NOT_FOUND = 404
 GONE = 410
 
@@ -110,9 +111,11 @@ class Kube:
             try:
                 found = self._core.read_namespaced_config_map(CONFIG, self._namespace, _request_timeout=TIMEOUT)
             except ApiException as error:
-                if not _is_missing(error, CONFIG):
+                if _is_missing(error, CONFIG):
+                    raise not_installed(self.place) from error
+                if error.status != FORBIDDEN:
                     raise
-                return None
+                return None  # whoever may submit need not be allowed to read it
         return found.data or {}
 
     def annotate(self, name: str, annotations: Mapping[str, str]) -> None:

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
 import tempfile
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from workflows.cluster.planning import DIRTY
 from workflows.declare import Pipeline
@@ -15,7 +14,7 @@ from workflows.errors import BadInput, NotVerified, Problem
 from workflows.plan import tasks
 from workflows.prove import digest
 from workflows.prove.record import SNAPSHOT, Item
-from workflows.run import files
+from workflows.run import files, parameters
 from workflows.run.pod import as_text
 from workflows.run.pointers import Pointer, pointer_of
 from workflows.run.session import archive, revision_of, tree_files
@@ -77,22 +76,6 @@ def _packed(root: Path, commit: str | None, *, dirty: bool) -> Packed:
     return Packed(data=data, item=Item(name=SNAPSHOT, sha256=d.sha256, md5=d.md5, size=d.size), commit=commit, dirty=dirty)
 
 
-def lay_out(repository: Path, commit: str, into: Path) -> None:
-    """The files of a commit, as a checkout of it would have them. The checkout itself, and its index, are left alone."""
-    with tempfile.TemporaryDirectory() as scratch:
-        env = {**os.environ, "GIT_INDEX_FILE": f"{scratch}/index"}
-        for words in (("read-tree", commit), ("checkout-index", "--all", f"--prefix={into}/")):
-            done = subprocess.run(  # noqa: S603  # fixed words, no shell
-                ["git", "-C", str(repository), *words],  # noqa: S607
-                capture_output=True, text=True, check=False, env=env,
-            )  # fmt: skip
-            if done.returncode:
-                raise BadInput(
-                    Problem(what=f"the commit cannot be read: {done.stderr.strip()[:200]}", where=commit),
-                    hint="is this a full clone? git fetch --unshallow makes it one",
-                )
-
-
 def put_code(store: Store, packed: Packed) -> None:
     """Keep the archive, and let the commit name it where it is exactly that commit."""
     with files.scratch(Path(tempfile.gettempdir())) as path:
@@ -129,6 +112,17 @@ def put_data(store: Store, tree: Path, home: Path, pipelines: Iterable[Pipeline]
     if problems:
         raise BadInput(*problems, hint="a run on the cluster reads what the pointer names; get it with: dvc pull")
     return kept
+
+
+def manifests(root: Path) -> list[dict[str, Any]]:
+    """The compiled WorkflowTemplates; `BadInput` where they are not what the declarations say."""
+    from workflows.compile import everything  # Hera: for those who compile only
+
+    compiled = everything.compile_all(root)
+    if stale := everything.stale(root, compiled):
+        raise BadInput(*(Problem(what="is not what the declarations say", where=p) for p in stale), hint="run: countersign compile")
+    found = (parameters.read_yaml(root / p, p) for p in sorted(compiled.texts) if p.startswith(f"{everything.MANIFESTS}/"))
+    return [m for m in found if m.get("kind") == "WorkflowTemplate"]
 
 
 def _kept(store: Store, at: str, pointer: Pointer, home: Path, *, strict: bool) -> Data:

@@ -21,6 +21,7 @@ def progress(workflow: Mapping[str, Any]) -> Progress:
         name=meta["name"],
         namespace=meta.get("namespace", ""),
         uid=meta.get("uid", ""),
+        template=((workflow.get("spec") or {}).get("workflowTemplateRef") or {}).get("name") or "",
         phase=_phase(status.get("phase")),
         message=status.get("message") or "",
         started=_time(status.get("startedAt")),

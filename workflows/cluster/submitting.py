@@ -5,13 +5,15 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from workflows.cluster.interface import ENVIRONMENT, PIPELINE, REVISION, Phase, Submission, Submitted, Workflows
-from workflows.declare import Pipeline
+from workflows.declare import Pipeline, problems_of
 from workflows.errors import BadInput, Problem
 from workflows.names import argo_name, workflow_name
 from workflows.prove import canonical
+from workflows.run import parameters
 
 TITLE = "workflows.argoproj.io/title"
 SHORT = 12  # digits of a commit that a person compares by eye
@@ -59,6 +61,13 @@ class Request:
         where = f"at {self.revision[:SHORT]}" if self.revision else "from a folder outside git"
         changed = " with changes" if self.revision and not self.clean else ""
         return f"{self.pipeline.name} {where}{changed}"
+
+
+def check(root: Path, pipeline: Pipeline, overrides: Mapping[str, Any]) -> None:
+    """`BadInput` lists all that is wrong with a declaration, its parameters, its policies and these overrides, before anything runs."""
+    if problems := problems_of(pipeline):
+        raise BadInput(*problems)
+    parameters.read(root, pipeline, overrides)
 
 
 def submit(workflows: Workflows, request: Request, publish: Callable[[], object], *, again: bool = False) -> Submitted:
