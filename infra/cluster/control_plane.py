@@ -31,7 +31,9 @@ def phase(places: Places) -> Phase:
 
 
 def is_written(places: Places) -> bool:
-    return places.kubeconfig.exists() and all((manifests(places) / f"{p}.yaml").exists() for p in STATIC_PODS)
+    config = places.node / CONFIG
+    written = [config, places.kubeconfig, *(manifests(places) / f"{p}.yaml" for p in STATIC_PODS)]
+    return all(p.exists() for p in written) and config.read_text(encoding="utf-8") == config_text()
 
 
 def manifests(places: Places) -> Path:
@@ -40,9 +42,11 @@ def manifests(places: Places) -> Path:
 
 
 def write(places: Places) -> None:
-    """Safe to run again: keys and kubeconfigs that exist are kept by kubeadm."""
+    """Safe to run again: a first time that was cut short starts over, later keys and kubeconfigs are kept by kubeadm."""
+    if not places.kubeconfig.exists() and places.node.exists():
+        shutil.rmtree(places.node)
     places.node.mkdir(parents=True, exist_ok=True)
-    (places.node / CONFIG).write_text("\n---\n".join(json.dumps(d) for d in kubeadm_config(versions())))
+    (places.node / CONFIG).write_text(config_text(), encoding="utf-8")
     write_patches(places.node / "patches")
     for part in (("certs", "all"), ("kubeconfig", "all"), ("etcd", "local"), ("control-plane", "all")):
         kubeadm(places, "init", "phase", *part)
@@ -57,6 +61,10 @@ def write(places: Places) -> None:
 
 def kubeadm(places: Places, *words: str) -> str:
     return run(programs.program(places, "kubeadm"), *words, "--config", f"/{CONFIG}", "--rootfs", places.node)
+
+
+def config_text() -> str:
+    return "\n---\n".join(json.dumps(d) for d in kubeadm_config(versions()))
 
 
 def versions() -> Mapping[str, str]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import shutil
 import signal
+import socket
 import time
 from collections.abc import Iterator
 from contextlib import suppress
@@ -25,13 +26,14 @@ from workflows.errors import BadInput, Temporary
 
 CGROUPS = Path("/sys/fs/cgroup")
 CNI_RESULTS = Path("/var/lib/cni/results")
+DEVICE_SOCKET = Path("/var/lib/kubelet/device-plugins/kubelet.sock")
 # What kubelet and containerd make outside the folders they are given; each is left where another's things are in it.
 SHARED_FOLDERS = (
     Path("/var/log/containers"),
     CNI_RESULTS,
     CNI_RESULTS.parent,
-    Path("/var/lib/kubelet/device-plugins"),
-    Path("/var/lib/kubelet"),
+    DEVICE_SOCKET.parent,
+    DEVICE_SOCKET.parent.parent,
     Path("/run/containerd/s"),
     Path("/run/containerd"),
 )
@@ -149,3 +151,10 @@ def shared_entries(places: Places) -> Iterator[Path]:
     logs = Path("/var/log/containers")
     yield from (p for p in logs.glob("*") if p.is_symlink() and p.readlink().is_relative_to(places.logs))
     yield from CNI_RESULTS.glob(f"{NAME}-*")
+    if DEVICE_SOCKET.exists() and not is_listened_to(DEVICE_SOCKET):
+        yield DEVICE_SOCKET
+
+
+def is_listened_to(path: Path) -> bool:
+    with socket.socket(socket.AF_UNIX) as one:
+        return one.connect_ex(str(path)) == 0

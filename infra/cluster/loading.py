@@ -86,7 +86,9 @@ def names_in(archive: Path) -> tuple[str, ...]:
             manifest = json.load(member) if member else []
         names = tuple(n for entry in manifest for n in entry["RepoTags"] or ())
     except (OSError, tarfile.TarError, KeyError, TypeError, ValueError) as e:
-        raise BadInput(Problem(what="not an image archive", where=str(archive), expected="what `docker save` writes", got=str(e).partition("\n")[0])) from None
+        raise BadInput(
+            Problem(what="not an image archive", where=str(archive), expected="what `docker save` writes", got=str(e).partition("\n")[0])
+        ) from None
     if not names:
         raise BadInput(Problem(what="the archive names no image", where=str(archive), expected="name:tag given when it was saved"))
     return names

@@ -31,6 +31,7 @@ def daemons(places: Places) -> dict[str, Daemon]:
         f"--config={kubelet}",
         f"--kubeconfig={places.kubernetes / 'kubelet.conf'}",
         f"--root-dir={places.kubelet}",
+        f"--cert-dir={places.kubelet / 'pki'}",
         f"--hostname-override={NAME}",
         f"--node-ip={NODE_ADDRESS}",
     )
@@ -136,6 +137,7 @@ oom_score = 0
     [plugins."io.containerd.grpc.v1.cri".containerd.runtimes.runc.options]
       BinaryName = "{shutil.which("runc")}"
       SystemdCgroup = false
+      Root = "{folder / "runc"}"
 """
 
 

@@ -99,17 +99,17 @@ class Daemon:
     def runs(self) -> bool:
         return self.pid() is not None
 
-    def start(self, env: Mapping[str, str] | None = None) -> None:
+    def start(self) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
         self.pid_file.unlink(missing_ok=True)
         with self.log.open("ab") as log:
-            subprocess.Popen(
-                ["/bin/sh", "-c", RECORD_THEN_BECOME, str(self.pid_file), *self.words],
+            # In a session of its own and nobody's child: it stays when this command, its shell and its terminal go.
+            subprocess.run(
+                ["setsid", "--fork", "/bin/sh", "-c", RECORD_THEN_BECOME, str(self.pid_file), *self.words],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
-                start_new_session=True,
-                env=env and {**os.environ, **env},
+                check=True,
                 cwd="/",
             )
         wait_for(f"{self.name} starts", self.pid_file.exists, seconds=10, every=0.05)

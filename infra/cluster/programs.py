@@ -82,8 +82,11 @@ def name_by_go(package: str) -> str:
 
 
 def vendor(source: Path, group: Group) -> None:
-    """All dependencies as files, with those put in that the module's archive lacks."""
-    run(*NICE, "go", "mod", "vendor", cwd=source, env=ENVIRONMENT)
+    """All dependencies as files, with those put in that the module's archive lacks.
+
+    `-e`: they are missed already here, and whatever else were missing would fail the build.
+    """
+    run(*NICE, "go", "mod", "vendor", "-e", cwd=source, env=ENVIRONMENT)
     for missing in group.restored:
         restore(source / "vendor" / str(group.module), missing)
 
