@@ -152,8 +152,7 @@ def new_space(name: str) -> Space:
     """A namespace like `countersign`, with its secrets and settings."""
     with tempfile.TemporaryDirectory(dir=ROOT / "infra/argo") as folder:
         (Path(folder) / "kustomization.yaml").write_text(
-            "apiVersion: kustomize.config.k8s.io/v1beta1\nkind: Kustomization\n"
-            f"namespace: {name}\nresources:\n- ../overlays/local\n"
+            f"apiVersion: kustomize.config.k8s.io/v1beta1\nkind: Kustomization\nnamespace: {name}\nresources:\n- ../overlays/local\n"
         )
         kubectl("apply", "--server-side", "--force-conflicts", "-k", folder)
     space = Space(name=name)

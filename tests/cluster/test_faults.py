@@ -136,7 +136,9 @@ def test_an_input_that_changes_while_its_step_runs(toy: Toy) -> None:
 
 
 def test_out_of_memory_is_tried_again_and_then_said(toy: Toy) -> None:
-    toy.home.write("steps/toy.py", toy.home.read("steps/toy.py").replace(b"raise MemoryError", b"bytearray(4 * 1024**3)[:] = b'x' * 4 * 1024**3"))
+    toy.home.write(
+        "steps/toy.py", toy.home.read("steps/toy.py").replace(b"raise MemoryError", b"bytearray(4 * 1024**3)[:] = b'x' * 4 * 1024**3")
+    )
     name = toy.submit("--set", "work.mode=memory")
     assert toy.ended(name).phase is Phase.FAILED
     failed = toy.node(name, "work(0:a)")
@@ -149,10 +151,14 @@ def test_out_of_memory_is_tried_again_and_then_said(toy: Toy) -> None:
 def test_a_full_disk_leaves_nothing_half_written(toy: Toy) -> None:
     manifest = json.loads(toy.space.kubectl("get", "workflowtemplate", "toy", "-o", "json"))
     template = next(t for t in manifest["spec"]["templates"] if t["name"] == "work")
-    template["volumes"] = [v if v["name"] != "work" else {"name": "work", "emptyDir": {"medium": "Memory", "sizeLimit": "2Mi"}} for v in template["volumes"]]
+    template["volumes"] = [
+        v if v["name"] != "work" else {"name": "work", "emptyDir": {"medium": "Memory", "sizeLimit": "2Mi"}} for v in template["volumes"]
+    ]
     template["retryStrategy"]["limit"] = "1"
     toy.space.kubectl("apply", "-f", "-", given=json.dumps(manifest))
-    toy.home.write("steps/toy.py", toy.home.read("steps/toy.py").replace(b'return Worked({"which"', b'return Worked({"much": "x" * 9_000_000, "which"'))
+    toy.home.write(
+        "steps/toy.py", toy.home.read("steps/toy.py").replace(b'return Worked({"which"', b'return Worked({"much": "x" * 9_000_000, "which"')
+    )
     name = toy.submit()
     assert toy.ended(name).phase is Phase.FAILED
     failed = toy.node(name, "work(0:a)")
