@@ -100,7 +100,9 @@ def cluster(home: Home, server: str, tmp_path: Path) -> Cluster:
         "AWS_EC2_METADATA_DISABLED": "true",
     }
     bucket = f"bank-{next(BUCKETS)}"
-    client = boto3.client("s3", endpoint_url=server, aws_access_key_id="test", aws_secret_access_key="test", region_name="eu-central-1")
+    client = boto3.session.Session(env["AWS_ACCESS_KEY_ID"], env["AWS_SECRET_ACCESS_KEY"], region_name=env["AWS_REGION"]).client(
+        "s3", endpoint_url=server
+    )
     client.create_bucket(Bucket=bucket, CreateBucketConfiguration={"LocationConstraint": "eu-central-1"})
     files = archive(home.path, tree_files(home.path))
     d = digest.of_bytes(files)

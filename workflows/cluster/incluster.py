@@ -42,10 +42,8 @@ def annotate(annotations: Mapping[str, str]) -> None:
     except urllib.error.HTTPError as error:
         kind = Temporary if error.code >= SERVER_ERROR else BadInput
         hint = "the account of the exit handler needs the right to patch workflows: kubectl apply -k infra/argo/overlays/ENVIRONMENT"
-        raise kind(
-            Problem(what=f"the run is sealed, but its root could not be noted: HTTP {error.code}", where=where), hint=hint
-        ) from error
+        raise kind(Problem(what=f"{UNNOTED}: HTTP {error.code}", where=where), hint=hint) from error
     except FileNotFoundError as error:
-        raise BadInput(Problem(what="the run is sealed, but this pod has no account to note its root with", where=where)) from error
+        raise BadInput(Problem(what=f"{UNNOTED}: this pod has no account", where=where)) from error
     except OSError as error:
-        raise Temporary(Problem(what=f"the run is sealed, but its root could not be noted: {error}", where=where)) from error
+        raise Temporary(Problem(what=f"{UNNOTED}: {error}", where=where)) from error
