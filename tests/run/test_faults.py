@@ -244,7 +244,7 @@ session = make_session(Path.cwd(), find_pipeline("toy"), [])
 session.clock = lambda: "2999-01-01T00:00:00.000000+00:00"
 session.reuse = False
 session.take_sources()
-run_task(session, open_journal(session.store, session.plan_id(), again=False), tasks(session.pipeline)[0])
+run_task(session, open_journal(session.store, session.plan_id(), session.holder), tasks(session.pipeline)[0])
 """
     made = home.finish(home.start("-c", script))
     assert made.code == 0, made.err

@@ -95,6 +95,14 @@ def given_ring(paths: tuple[Path, ...]) -> Keyring:
         raise BadInput(str(error)) from None
 
 
+def ring_with(own: Signer, paths: tuple[Path, ...]) -> Keyring:
+    """The public keys that an operator named, and this process's own."""
+    try:
+        return ring_of({**{str(p): _read(p, "public key") for p in paths}, "own": own.public_pem})
+    except BadKey as error:
+        raise BadInput(str(error)) from None
+
+
 def _make(path: Path, data: bytes) -> bool:
     """Create a private file, once, even where two processes try at the same time."""
     try:

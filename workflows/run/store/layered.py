@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import re
-import secrets
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -92,12 +91,14 @@ class LayeredStore:
         self.far.put_document(name, data)
 
     def put_if_absent(self, name: str, data: bytes) -> bytes:
-        return self.far.put_if_absent(name, data)
+        stands = self.far.put_if_absent(name, data)
+        if stands == data:
+            self.near.put_if_absent(name, data)
+        return stands
 
     def get_document(self, name: str) -> bytes | None:
         if name.startswith(CLAIMS):
-            held = self.far.get_document(name)
-            return None if held == self._me() else held
+            return self.far.get_document(name)
         here = self.near.get_document(name)
         if here is not None:
             return here
@@ -126,17 +127,13 @@ class LayeredStore:
     # --- Whose a run is
 
     def _claim(self, run: str) -> None:
-        """Make sure, before the first document of a run, that nobody else writes to it; once for each process."""
+        """Make sure, before the first document of a run, that it is this checkout's in the far store too; once for each process."""
         if run in self._claimed:
             return
-        me = self._me()
-        if self.far.put_if_absent(f"{CLAIMS}{run}", me) != me:
+        mine = self.near.get_document(f"{CLAIMS}{run}")
+        if mine is None or self.far.put_if_absent(f"{CLAIMS}{run}", mine) != mine:
             raise BadInput(
-                Problem(what="someone else has begun this run", where=f"{self.far.place}/runs/{run}"),
-                hint="run it again when theirs is finished, and take its results; or make one of your own with --again",
+                Problem(what="someone else has made this run there", where=f"{self.far.place}/runs/{run}"),
+                hint="take their results into a run of your own: the same command with --again",
             )
         self._claimed.add(run)
-
-    def _me(self) -> bytes:
-        """Who writes from this checkout: a name made by chance, once."""
-        return self.near.put_if_absent("claimant", f"checkout-{secrets.token_hex(8)}\n".encode())
