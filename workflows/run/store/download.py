@@ -44,27 +44,30 @@ class Arriving:
     first: bytearray
 
     @contextlib.contextmanager
-    def stream(self) -> Iterator[io.RawIOBase]:
+    def stream(self) -> Iterator[io.BufferedReader | io.BytesIO]:
         """Its bytes, some pieces ahead in memory."""
         stop = threading.Event()
         starts = range(len(self.first), self.size, IN_MEMORY)
         rest = in_order(lambda start: self._ask(start, IN_MEMORY, _body, stop), starts, threads=AT_ONCE_IN_MEMORY, stop=stop)
         with contextlib.closing(rest):
-            yield _Pieces(self.first, rest)
+            yield io.BufferedReader(_Pieces(self.first, rest))
 
     @contextlib.contextmanager
-    def into(self, file: BinaryIO) -> Iterator[io.RawIOBase]:
+    def into(self, file: BinaryIO) -> Iterator[io.BufferedReader | io.BytesIO]:
         """Its bytes, read back from `file`, into which they are written in whatever order they arrive."""
+        file.write(self.first)
+        file.flush()
+        if len(self.first) == self.size:
+            yield io.BytesIO(self.first)
+            return
         stop = threading.Event()
 
         def one(start: int) -> int:
             return self._ask(start, PIECE, lambda answer: _write(answer, file.fileno(), start), stop)
 
-        file.write(self.first)
-        file.flush()
         rest = in_order(one, range(len(self.first), self.size, PIECE), threads=AT_ONCE, stop=stop)
         with contextlib.closing(rest):
-            yield _Landed(file, len(self.first), rest)
+            yield io.BufferedReader(_Landed(file, len(self.first), rest))
 
     def _ask(self, start: int, size: int, use: Callable[[Mapping[str, Any]], R], stop: threading.Event) -> R:
         span = f"bytes={start}-{min(start + size, self.size) - 1}"

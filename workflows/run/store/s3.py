@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import io
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -81,7 +80,7 @@ class S3Store:
             copy.open("r+b") as file,
             arriving.into(file) as landed,
         ):
-            d = digest.of_stream(io.BufferedReader(landed))
+            d = digest.of_stream(landed)
             if d.md5 != md5 or size not in {None, d.size}:
                 self._damaged.add(md5)
                 raise self._changed(md5, where, f"md5 {md5}, {size} bytes", f"md5 {d.md5}, {d.size} bytes")
@@ -90,7 +89,7 @@ class S3Store:
     def check_content(self, item: Item) -> Digests | None:
         try:
             with self._reading(item.md5, item.name, empty=item.size == 0) as arriving, arriving.stream() as stream:
-                d = digest.of_stream(io.BufferedReader(stream))
+                d = digest.of_stream(stream)
         except _Missing:
             return None
         if d.sha256 != item.sha256:
