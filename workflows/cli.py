@@ -263,15 +263,15 @@ def verify(
 ) -> None:
     """Check a run's chain of records and every artifact it names."""
     given = tuple(key or ())
-    if packing.is_bundle(run):
+    came = "bundle" if packing.is_bundle(run) else "store" if store else ""
+    if came == "bundle":
         opened = packing.open_bundle(Path(run))
         result = verify_bundle(opened, keys.given_ring(given) if given else None, expected_root=root)
-        note = "" if given else show.OWN_KEYS
-        show.verification(result, as_json=as_json, trust="given with --key" if given else "came with the bundle", note=note)
     else:
         kept = open_store(checkout(), store)
         result = verify_chain(journal.find(kept, run), StoreReader(kept), keys.ring(kept, given), expected_root=root)
-        show.verification(result, as_json=as_json, trust="given with --key" if given else "unregistered local key")
+    trust = "given with --key" if given else f"came with the {came}" if came else "unregistered local key"
+    show.verification(result, as_json=as_json, trust=trust, note=show.OWN_KEYS.format(came) if came and not given else "")
     if not result.ok:
         raise typer.Exit(NotVerified.exit_code)
 
