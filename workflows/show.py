@@ -6,6 +6,7 @@ import contextlib
 import json
 import sys
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 from rich.console import Console
@@ -69,6 +70,7 @@ def finished(session: Session, done: Finished, *, as_json: bool) -> None:
                 "unchanged": done.unchanged,
                 "gates": verdicts,
                 "artifacts": artifacts,
+                "problems": [str(p) for p in done.error.problems] if done.error else [],
             }
         )
         return
@@ -97,6 +99,17 @@ def compiled(paths: list[str], changed: list[str], *, as_json: bool) -> None:
         return
     for path in sorted({*paths, *changed}):
         print(f"{'written' if path in changed else 'fresh  '} {path}")
+
+
+def keys_made(made: list[Path], folder: Path, *, as_json: bool) -> None:
+    """Which keys were made, or that they were there."""
+    if as_json:
+        answer({"made": list(map(str, made)), "folder": str(folder)})
+        return
+    for path in made:
+        print(f"made {path}")
+    if not made:
+        print(f"nothing to do: the keys are in {folder}")
 
 
 OWN_KEYS = """\

@@ -13,7 +13,8 @@ from workflows.declare import Pipeline, problems_of
 from workflows.errors import BadInput, CountersignError, GateRefused, Problem
 from workflows.plan import Task, tasks
 from workflows.run import files, keys, parameters
-from workflows.run.driver import prepare, reuse, run_task
+from workflows.run.driver import explained, prepare, reuse, run_task
+from workflows.run.interrupt import heard_once
 from workflows.run.journal import Journal, Written
 from workflows.run.lock import only_one
 from workflows.run.logs import structlog
@@ -25,15 +26,17 @@ OUTPUTS = "COUNTERSIGN_OUTPUTS"
 def run_single(pipeline: str, step: str, item: str | None, *, debug: bool = False) -> int:
     """Run one task and say in the exit code what came of it."""
     log_to(sys.stderr.fileno())
-    try:
-        declared = find_pipeline(pipeline)
-        with only_one(checkout()):
-            _run(declared, _find_task(declared, step, item))
-    except CountersignError as error:
-        if debug:
-            raise
-        print(told(error), file=sys.stderr)
-        return error.exit_code
+    with heard_once():
+        try:
+            declared = find_pipeline(pipeline)
+            with only_one(checkout()):
+                _run(declared, _find_task(declared, step, item))
+        except (Exception, KeyboardInterrupt) as error:
+            if debug:
+                raise
+            failure = explained(error, f"{pipeline}.{step}")
+            print(told(failure), file=sys.stderr)
+            return failure.exit_code
     return 0
 
 
