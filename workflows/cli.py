@@ -27,6 +27,8 @@ from workflows.prove.verify import verify as verify_chain
 from workflows.run import journal, keys, packing
 from workflows.run import reproduce as again
 from workflows.run.comparing import compare_runs
+from workflows.run.driver import explained
+from workflows.run.interrupt import heard_once
 from workflows.run.local import run_pipeline
 from workflows.run.lock import only_one
 from workflows.run.parameters import overrides_of
@@ -38,14 +40,13 @@ from workflows.run.store.open import STORE, open_layers, open_store
 
 app = typer.Typer(
     help="Run machine-learning pipelines so that someone who was not there can verify them.",
-    no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
 # What Typer raises for any misuse: it exports only a kind of it.
 USAGE_ERROR = cast("type[typer.BadParameter]", typer.BadParameter.__mro__[1])
-keys_app = typer.Typer(help="Keys of this machine: they never leave it.", no_args_is_help=True)
+keys_app = typer.Typer(help="Keys of this machine: they never leave it.")
 app.add_typer(keys_app, name="keys")
 
 AsJson = Annotated[bool, typer.Option("--json", help="Answer in JSON.")]
@@ -62,6 +63,15 @@ ClusterStore = Annotated[
     str | None,
     typer.Option("--store", metavar="URL", envvar=STORE, help="The store that the cluster works with; else as its ConfigMap says."),
 ]
+
+
+@app.callback(invoke_without_command=True)
+@keys_app.callback(invoke_without_command=True)
+def _help(context: typer.Context) -> None:
+    # Typer's own way of showing the help comes as an error that says "Usage:".
+    if context.invoked_subcommand is None:
+        print(context.get_help(), file=sys.stderr)
+        raise typer.Exit(BadInput.exit_code)
 
 
 @app.command()
@@ -89,7 +99,7 @@ def run(
         dvc_lock.update(root, declared, session.settings, journal.standing(session.store, session.ring, finished.seal))
         show.finished(session, finished, as_json=as_json)
     if finished.error:
-        raise finished.error
+        raise typer.Exit(finished.error.exit_code) if as_json else finished.error
 
 
 @app.command()
@@ -261,7 +271,10 @@ def verify(
     store: StoreUrl = None,
     as_json: AsJson = False,
 ) -> None:
-    """Check a run's chain of records and every artifact it names."""
+    """Check a run's records and artifacts.
+
+    Every signature, every rule of the chain, every artifact byte for byte.
+    """
     given = tuple(key or ())
     came = "bundle" if packing.is_bundle(run) else "store" if store else ""
     if came == "bundle":
@@ -281,7 +294,10 @@ def compile_(
     check: Annotated[bool, typer.Option("--check", help="Change nothing; fail if a generated file is stale.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Write dvc.yaml and the Argo manifests from the declarations."""
+    """Write dvc.yaml and the Argo manifests.
+
+    They follow from the declarations and parameters, and are committed.
+    """
     from workflows.compile import everything
 
     root = checkout()
@@ -298,7 +314,10 @@ def show_(
     store: StoreUrl = None,
     as_json: AsJson = False,
 ) -> None:
-    """List the runs, or show the steps of one: outcome, time, digests, gates."""
+    """List the runs, or the steps of one.
+
+    Of each step: its outcome, time, digests and gates.
+    """
     kept = open_store(checkout(), store)
     ring = keys.ring(kept)
     if run is None:
@@ -314,7 +333,10 @@ def compare(
     store: StoreUrl = None,
     as_json: AsJson = False,
 ) -> None:
-    """Say how equal two runs are, artifact by artifact: bytes, content, decisions, tolerance or differs."""
+    """Say how equal two runs are, by artifact.
+
+    An artifact has the same bytes, the same content, the same decisions, numbers within its tolerance, or differs.
+    """
     kept = open_store(checkout(), store)
     one, two = (verified(kept, journal.find(kept, name)) for name in (a, b))
     with tempfile.TemporaryDirectory() as scratch:
@@ -331,7 +353,10 @@ def reproduce(
     store: StoreUrl = None,
     as_json: AsJson = False,
 ) -> None:
-    """Run a run again, apart from this checkout, at its commit, with its parameters and data, and compare every artifact."""
+    """Run a run again elsewhere, and compare.
+
+    It is done apart from this checkout, at the run's commit, with its parameters and data. Every artifact is compared.
+    """
     root = checkout()
     kept = open_store(root, store)
     checked = verify_bundle(packing.open_bundle(Path(run))) if packing.is_bundle(run) else verified(kept, journal.find(kept, run))
@@ -357,7 +382,10 @@ def bundle(
     store: StoreUrl = None,
     as_json: AsJson = False,
 ) -> None:
-    """Put a run's records, keys, verdicts and reports into one file, for someone who has nothing else."""
+    """Put a run's proof into one file.
+
+    Records, keys, verdicts and reports, for someone who has nothing else.
+    """
     root = checkout()
     kept = open_store(root, store)
     checked = verified(kept, journal.find(kept, run))
@@ -378,13 +406,12 @@ def known_pipeline(verification: Verification) -> Pipeline | None:
 
 
 @keys_app.command()
-def init() -> None:
-    """Make this machine's signing key and masking key, where there are none."""
-    made = keys.init()
-    for path in made:
-        print(f"made {path}")
-    if not made:
-        print(f"nothing to do: the keys are in {keys.folder()}")
+def init(*, as_json: AsJson = False) -> None:
+    """Make this machine's keys, if missing.
+
+    One signs records, one masks identities. Keys that are there stay as they are.
+    """
+    show.keys_made(keys.init(), keys.folder(), as_json=as_json)
 
 
 def _logging(root: Path) -> Any:
@@ -402,9 +429,10 @@ def main(words: list[str] | None = None) -> None:
     debug = "--debug" in words
     if debug:
         os.environ["COUNTERSIGN_DEBUG"] = "1"
-    sys.exit(
-        _guarded(lambda: app(args=[w for w in words if w != "--debug"], prog_name="countersign", standalone_mode=False), words, debug=debug)
-    )
+    plain = [w for w in words if w != "--debug"]
+    with heard_once():
+        code = _guarded(lambda: app(args=plain, prog_name="countersign", standalone_mode=False), words, debug=debug)
+    sys.exit(code)
 
 
 def _use_code_of_checkout(words: list[str]) -> None:
@@ -419,26 +447,40 @@ def _use_code_of_checkout(words: list[str]) -> None:
 def _guarded(command: Callable[[], object], words: list[str], *, debug: bool) -> int:
     try:
         code = command()
+        sys.stdout.flush()
     except typer.Exit as exit_:
         return exit_.exit_code
     except typer.Abort:
         return Temporary.exit_code
+    except (SystemExit, BrokenPipeError):
+        # Whoever read the answer has gone (rich exits by itself then), so nobody knows how it ended.
+        _let_go_of_stdout()
+        return Temporary.exit_code
     except USAGE_ERROR as error:
         # `format_message` is what Typer itself would print.
-        print(f"error: {error.format_message()}\nhint: countersign --help", file=sys.stderr)
-        return BadInput.exit_code
-    except CountersignError as error:
+        return _tell(BadInput(error.format_message(), hint="countersign --help"), words)
+    except (Exception, KeyboardInterrupt) as error:
         if debug:
             raise
-        if "--json" in words:
-            print(json.dumps({"error": type(error).__name__, "problems": [str(p) for p in error.problems], "hint": error.hint}))
-        else:
-            print(told(error), file=sys.stderr)
-        return error.exit_code
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        return Temporary.exit_code
+        return _tell(explained(error, "countersign"), words)
     return code if isinstance(code, int) else 0
+
+
+def _tell(error: CountersignError, words: list[str]) -> int:
+    said = {"error": type(error).__name__, "problems": [str(p) for p in error.problems], "hint": error.hint}
+    try:
+        if "--json" in words:
+            print(json.dumps(said), flush=True)
+            return error.exit_code
+    except OSError:
+        _let_go_of_stdout()  # it may be what the error is about
+    print(told(error), file=sys.stderr)
+    return error.exit_code
+
+
+def _let_go_of_stdout() -> None:
+    """Let the interpreter, which flushes stdout at its end, find nothing to complain about."""
+    sys.stdout = open(os.devnull, "w")  # noqa: PTH123, SIM115
 
 
 if __name__ == "__main__":

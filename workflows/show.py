@@ -7,6 +7,7 @@ import json
 import logging
 import sys
 from collections.abc import Callable, Iterator, Mapping, MutableMapping
+from pathlib import Path
 from typing import Any, Protocol
 
 from rich.console import Console
@@ -89,7 +90,8 @@ def finished(kept: Kept, done: Finished, *, as_json: bool, workflow: Mapping[str
     if as_json:
         artifacts = [{"name": i.name, "sha256": i.sha256, "bytes": i.size, "path": paths.get(i.name)} for i in done.seal.outputs]
         known = {"run": done.run, "root": done.root, "outcome": done.seal.outcome, "unchanged": done.unchanged}
-        answer({**(workflow or {}), **known, "gates": verdicts, "artifacts": artifacts})
+        problems = [str(p) for p in done.error.problems] if done.error else []
+        answer({**(workflow or {}), **known, "gates": verdicts, "artifacts": artifacts, "problems": problems})
         return
     console = Console(highlight=False, soft_wrap=True)
     if done.unchanged:
@@ -116,6 +118,17 @@ def compiled(paths: list[str], changed: list[str], *, as_json: bool) -> None:
         return
     for path in sorted({*paths, *changed}):
         print(f"{'written' if path in changed else 'fresh  '} {path}")
+
+
+def keys_made(made: list[Path], folder: Path, *, as_json: bool) -> None:
+    """Which keys were made, or that they were there."""
+    if as_json:
+        answer({"made": list(map(str, made)), "folder": str(folder)})
+        return
+    for path in made:
+        print(f"made {path}")
+    if not made:
+        print(f"nothing to do: the keys are in {folder}")
 
 
 OWN_KEYS = """\
