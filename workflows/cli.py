@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import sys
 import tempfile
 from collections.abc import Callable
@@ -12,7 +13,10 @@ from typing import Annotated, Any, cast
 
 import typer
 
-from workflows import show, show_runs
+from workflows import show, show_cluster, show_runs
+from workflows.cluster import connect, following, publishing, reconciling, results, submitting
+from workflows.cluster.interface import Progress, Workflows
+from workflows.cluster.places import store_url
 from workflows.compile import dvc_lock
 from workflows.declare import Pipeline
 from workflows.errors import BadInput, CountersignError, NotVerified, Problem, Temporary
@@ -25,6 +29,7 @@ from workflows.run import reproduce as again
 from workflows.run.comparing import compare_runs
 from workflows.run.local import run_pipeline
 from workflows.run.lock import only_one
+from workflows.run.parameters import overrides_of
 from workflows.run.reader import StoreReader
 from workflows.run.session import checkout, find_pipeline, imported_from, local_store, pipeline_names
 from workflows.run.single import log_to, make_session, told
@@ -50,6 +55,12 @@ StoreUrl = Annotated[
     typer.Option(
         "--store", metavar="URL", envvar=STORE, help="A store that is shared, s3://BUCKET/PREFIX, instead of this checkout's own."
     ),
+]
+Namespace = Annotated[str | None, typer.Option(help="Namespace to work in; else the context's, or ARGO_NAMESPACE.")]
+Context = Annotated[str | None, typer.Option(help="Context of KUBECONFIG; else its current one.")]
+ClusterStore = Annotated[
+    str | None,
+    typer.Option("--store", metavar="URL", envvar=STORE, help="The store that the cluster works with; else as its ConfigMap says."),
 ]
 
 
@@ -79,6 +90,167 @@ def run(
         show.finished(session, finished, as_json=as_json)
     if finished.error:
         raise finished.error
+
+
+@app.command()
+def submit(
+    pipeline: Annotated[str, typer.Argument(help="Name of a pipeline, such as loan_approval.")],
+    set_: Annotated[
+        list[str] | None, typer.Option("--set", metavar="STEP.PARAMETER=VALUE", help="Override a parameter; it is recorded.")
+    ] = None,
+    wait: Annotated[bool, typer.Option("--wait", help="Follow the workflow to its end, and end as countersign run does.")] = False,
+    again: Annotated[bool, typer.Option("--again", help="Make a new workflow even if the same was submitted before.")] = False,
+    namespace: Namespace = None,
+    context: Context = None,
+    store: ClusterStore = None,
+    as_json: AsJson = False,
+) -> None:
+    """Run a pipeline on a cluster with Argo Workflows: this checkout's code, as it is now.
+
+    The same submission twice is one workflow: the second is told where the first is.
+
+    \b
+    countersign submit loan_approval --wait
+    countersign submit loan_approval --set tune.trials=4 --namespace countersign-dev
+    """
+    root, declared = checkout(), find_pipeline(pipeline)
+    overrides = overrides_of(set_ or [])
+    submitting.check(root, declared, overrides)
+    workflows = connect.workflows(context, namespace)
+    kept = open_store(root, store_url(workflows, store))
+    packed = publishing.pack(root)
+    show_cluster.changes_go_along(packed)
+    request = submitting.Request(pipeline=declared, overrides=overrides, code=packed.code, revision=packed.revision, clean=packed.clean)
+
+    def publish() -> None:
+        publishing.put_code(kept, packed)
+        publishing.put_data(kept, root, root, [declared])
+
+    done = submitting.submit(workflows, request, publish, again=again)
+    if not wait:
+        show_cluster.submitted(workflows, done, _watch_words(done.name, namespace, context, store), as_json=as_json)
+        return
+    if not as_json:
+        show_cluster.started(workflows, done)
+    _wait(
+        workflows,
+        done.name,
+        declared,
+        kept,
+        watch=_watch_words(done.name, namespace, context, store),
+        created=done.created,
+        as_json=as_json,
+    )
+
+
+@app.command()
+def watch(
+    workflow: Annotated[str, typer.Argument(help="Name of a workflow that was submitted.")],
+    namespace: Namespace = None,
+    context: Context = None,
+    store: ClusterStore = None,
+    as_json: AsJson = False,
+) -> None:
+    """Follow a workflow to its end, and end as countersign run does. Leaving with Ctrl-C does not stop it.
+
+    \b
+    countersign watch loan-approval-38f6777c0ffe
+    """
+    root = checkout()
+    workflows = connect.workflows(context, namespace)
+    there = workflows.get(workflow)
+    if there is None:
+        raise BadInput(Problem(what="no such workflow", where=f"{workflow}, {workflows.place}"), hint="argo list shows those there are")
+    declared = following.pipeline_of(there, [find_pipeline(n) for n in pipeline_names(root)])
+    kept = open_store(root, store_url(workflows, store))
+    _wait(workflows, workflow, declared, kept, watch=_watch_words(workflow, namespace, context, store), created=False, as_json=as_json)
+
+
+@app.command()
+def publish(
+    templates: Annotated[bool, typer.Option("--templates", help="Also bring the cluster's WorkflowTemplates up to date.")] = False,
+    namespace: Namespace = None,
+    context: Context = None,
+    store: ClusterStore = None,
+    as_json: AsJson = False,
+) -> None:
+    """Bring this checkout's code and data to the cluster: what argo submit, the UI and a push start from then on.
+
+    For CI, after each push: a workflow that names only a commit finds that commit's code by what this wrote.
+
+    \b
+    countersign publish
+    countersign publish --templates --namespace countersign-dev
+    """
+    root = checkout()
+    pipelines = [find_pipeline(n) for n in pipeline_names(root)]
+    manifests = publishing.manifests(root) if templates else []
+    cluster = connect.cluster(context, namespace)
+    kept = open_store(root, store_url(cluster, store))
+    packed = publishing.pack(root)
+    show_cluster.changes_go_along(packed)
+    publishing.put_code(kept, packed)
+    data = publishing.put_data(kept, root, root, pipelines)
+    applied = [cluster.apply(m) for m in manifests]
+    cluster.configure({"code": packed.code, "revision": packed.revision})
+    show_cluster.published(packed, data, applied, {"store": kept.place, "namespace": cluster.namespace}, as_json=as_json)
+
+
+@app.command()
+def reconcile(
+    branch: Annotated[str | None, typer.Option(help="Look at this branch only.")] = None,
+    since: Annotated[str | None, typer.Option(metavar="COMMIT", help="Look at every commit after this one, not only the newest.")] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be submitted; submit nothing.")] = False,
+    context: Context = None,
+    store: ClusterStore = None,
+    as_json: AsJson = False,
+) -> None:
+    """Submit commits whose push was lost on its way: those of the branches in params/triggers.yaml, as the push would have.
+
+    It reads this clone and fetches nothing: git fetch first.
+
+    \b
+    git fetch && countersign reconcile
+    countersign reconcile --branch main --since v1.4.0 --dry-run
+    """
+    root = checkout()
+
+    def place(namespace: str) -> reconciling.Place:
+        workflows = connect.workflows(context, namespace)
+        return reconciling.Place(workflows=workflows, store=open_store(root, store_url(workflows, store)))
+
+    found = list(reconciling.reconcile(root, place, branch=branch, since=since, dry_run=dry_run))
+    show_cluster.reconciled(found, dry_run=dry_run, as_json=as_json)
+    if failed := [f.error for f in found if f.error]:
+        raise failed[0]
+
+
+def _wait(workflows: Workflows, name: str, declared: Pipeline, store: Store, *, watch: str, created: bool, as_json: bool) -> None:
+    """Follow a workflow, say how its run ended, and end as it did."""
+    last: Progress | None = None
+    try:
+        with show_cluster.watching(quiet=as_json) as tell:
+            for update in following.follow(workflows, name):
+                tell(update)
+                last = update if isinstance(update, Progress) else last
+    except KeyboardInterrupt:
+        raise Temporary(f"interrupted; the workflow {name} goes on", hint=f"go on watching: {watch}") from None
+    if last is None:
+        raise AssertionError  # following ends with a state, or raises
+    kept = results.opened(declared, store)
+    done = results.finished_run(kept, last)
+    if done is None:
+        raise following.failure_of(last) or CountersignError(Problem(what="the workflow ended well, but sealed no run", where=name))
+    about = show_cluster.about(workflows, name, phase=last.phase, created=created)
+    show.finished(kept, done, as_json=as_json, workflow=about)
+    if done.error:
+        raise done.error
+
+
+def _watch_words(name: str, namespace: str | None, context: str | None, store: str | None) -> str:
+    """The command to go on watching, as it would be typed here."""
+    given = {"--namespace": namespace, "--context": context, "--store": None if store == os.environ.get(STORE) else store}
+    return shlex.join(["countersign", "watch", name, *(w for option, value in given.items() if value for w in (option, value))])
 
 
 @app.command()

@@ -6,20 +6,22 @@ import contextlib
 import json
 import logging
 import sys
-from collections.abc import Callable, Iterator, MutableMapping
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping, MutableMapping
+from typing import Any, Protocol
 
 from rich.console import Console
 from rich.live import Live
 from rich.text import Text
 
+from workflows.declare import Pipeline
 from workflows.plan import tasks
 from workflows.prove.record import Outcome, Seal
+from workflows.prove.signature import Keyring
 from workflows.prove.verify import Verification
 from workflows.run.journal import standing
 from workflows.run.local import Event, Finished
 from workflows.run.logs import structlog
-from workflows.run.session import Session
+from workflows.run.store.interface import Store
 
 WIDTH = 22  # of a task's name
 
@@ -69,41 +71,41 @@ def _line(console: Console, event: Event) -> None:
         console.print(Text.assemble((f"  {event.task:<{WIDTH}}", ""), (f"{event.what:<8}", style), (f" {event.seconds:6.1f} s", "dim")))
 
 
-def finished(session: Session, done: Finished, *, as_json: bool) -> None:
-    """The end of a run: what was decided, what each gate said, where the evidence is."""
-    verdicts = [v for r in standing(session.store, session.ring, done.seal).values() for v in r.verdicts or []]
-    paths = {f"{session.pipeline.name}/{p.name}": p.path for t in tasks(session.pipeline) for p in t.outputs}
-    results = {a.name: paths[f"{session.pipeline.name}/{a.name}"] for a in session.pipeline.results}
-    made = {i.name for i in done.seal.outputs}
-    results = {n: p for n, p in results.items() if f"{session.pipeline.name}/{n}" in made}
+class Kept(Protocol):
+    """A run's pipeline, and where its records are."""
+
+    pipeline: Pipeline
+    store: Store
+    ring: Keyring
+
+
+def finished(kept: Kept, done: Finished, *, as_json: bool, workflow: Mapping[str, str | bool] | None = None) -> None:
+    """The end of a run: what was decided, what each gate said, where the evidence is.
+
+    `workflow` tells about the workflow that made it: then its artifacts are in the store, and not here.
+    """
+    verdicts = [v for r in standing(kept.store, kept.ring, done.seal).values() for v in r.verdicts or []]
+    paths = {f"{kept.pipeline.name}/{p.name}": p.path for t in tasks(kept.pipeline) for p in t.outputs}
     if as_json:
-        artifacts = [{"name": i.name, "sha256": i.sha256, "bytes": i.size, "path": paths[i.name]} for i in done.seal.outputs]
-        answer(
-            {
-                "run": done.run,
-                "root": done.root,
-                "outcome": done.seal.outcome,
-                "unchanged": done.unchanged,
-                "gates": verdicts,
-                "artifacts": artifacts,
-            }
-        )
+        artifacts = [{"name": i.name, "sha256": i.sha256, "bytes": i.size, "path": paths.get(i.name)} for i in done.seal.outputs]
+        known = {"run": done.run, "root": done.root, "outcome": done.seal.outcome, "unchanged": done.unchanged}
+        answer({**(workflow or {}), **known, "gates": verdicts, "artifacts": artifacts})
         return
     console = Console(highlight=False, soft_wrap=True)
     if done.unchanged:
         console.print("Nothing to do: this run has done exactly this, and its artifacts are as it left them.")
     console.print(_decision(done.seal), style="bold")
     for v in verdicts:
-        console.print(
-            Text.assemble(
-                "  gate ", (f"{v['gate']:<14}", ""), (v["says"], "green" if v["says"] == "yes" else "bold red"), f"  {_evidence(v)}"
-            )
-        )
-    for name, path in results.items():
-        console.print(f"  {name:<10} {path}")
+        says = (v["says"], "green" if v["says"] == "yes" else "bold red")
+        console.print(Text.assemble("  gate ", (f"{v['gate']:<14}", ""), says, f"  {_evidence(v)}"))
+    results = {f"{kept.pipeline.name}/{a.name}": a.name for a in kept.pipeline.results}
+    for i in (i for i in done.seal.outputs if i.name in results):
+        place = f"{kept.store.place}/files/md5/{i.md5[:2]}/{i.md5[2:]}" if workflow else paths[i.name]
+        console.print(f"  {results[i.name]:<10} {place}")
     console.print(f"  run        {done.run}")
     console.print(f"  root       {done.root}")
-    console.print(f"Check it:    countersign verify {done.run}", style="dim")
+    where = f" --store {kept.store.place}" if workflow else ""
+    console.print(f"Check it:    countersign verify {done.run}{where}", style="dim")
     sys.stdout.flush()
 
 

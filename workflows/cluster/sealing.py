@@ -11,10 +11,10 @@ from typing import Any
 
 from workflows.cluster.incluster import annotate
 from workflows.compile import dvc_lock
-from workflows.compile.argo import argo_name
 from workflows.compile.gather import gather
 from workflows.declare import Pipeline
 from workflows.errors import BadInput, NotVerified, Problem, Temporary
+from workflows.names import argo_name
 from workflows.plan import Task, tasks
 from workflows.prove.record import Seal
 from workflows.run.driver import abandon

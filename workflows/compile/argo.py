@@ -31,6 +31,7 @@ from workflows.compile.text import dump
 from workflows.declare import Artifact, Kind, Pipeline, Step, in_order, upstream
 from workflows.declare import Resources as Declared_
 from workflows.errors import BadInput, Problem
+from workflows.names import argo_name
 from workflows.plan import Task, port
 from workflows.run.parameters import OVERRIDE, parse_value
 
@@ -80,11 +81,6 @@ def workflow_template(declared: Declared) -> str:
     manifest = _template(declared).to_dict()
     _within_limits(declared.pipeline, manifest)
     return dump(manifest, COMMENT)
-
-
-def argo_name(name: str) -> str:
-    """Kubernetes allows no underscore."""
-    return name.replace("_", "-")
 
 
 def _within_limits(pipeline: Pipeline, manifest: dict[str, Any]) -> None:

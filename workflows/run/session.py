@@ -102,12 +102,7 @@ class Session:
     @cached_property
     def revision(self) -> tuple[str | None, bool]:
         """The git commit of the checkout, and whether the files that matter differ from it."""
-        if self.planned:
-            return self.planned.commit, self.planned.dirty
-        commit = _git(self.root, "rev-parse", "HEAD")
-        if commit is None:
-            return None, True
-        return commit.strip(), bool(_git(self.root, "status", "--porcelain", "--untracked-files=all", "--", *TREE))
+        return (self.planned.commit, self.planned.dirty) if self.planned else revision_of(self.root)
 
     @cached_property
     def tree(self) -> tuple[str, Item | None]:
@@ -151,6 +146,14 @@ class Session:
         data = [x for name in sorted(self.taken) for x in (name, self.taken[name].sha256)]
         sha = digest.tagged("plan", self.pipeline.name, self.environment_key, *data, *parts)
         return f"{self.pipeline.name.replace('_', '-')}-{sha[:12]}"
+
+
+def revision_of(root: Path) -> tuple[str | None, bool]:
+    """The git commit of a checkout, and whether the files that matter differ from it; (None, True) where it is no clone."""
+    commit = _git(root, "rev-parse", "HEAD")
+    if commit is None:
+        return None, True
+    return commit.strip(), bool(_git(root, "status", "--porcelain", "--untracked-files=all", "--", *TREE))
 
 
 def tree_digest(root: Path, listed: list[str]) -> str:
