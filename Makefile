@@ -7,7 +7,7 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 export DVC_NO_ANALYTICS := 1
 export TRANSFORMERS_NO_ADVISORY_WARNINGS := 1
 
-.PHONY: help run test lint unit browser bench compile lock clean install
+.PHONY: help run test lint unit browser bench compile lock clean install cluster-up cluster-status cluster-down
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -35,6 +35,15 @@ bench: $(VENV)/installed ## measure, side by side with what one would use instea
 
 compile: $(VENV)/installed ## write dvc.yaml and the Argo manifests from the declarations
 	countersign compile
+
+cluster-up: $(VENV)/installed ## a Kubernetes cluster with Argo and S3: yours (KUBECONFIG), kind, or one built here (docs/cluster.md)
+	@python infra/cluster up
+
+cluster-status: $(VENV)/installed ## what of the cluster is up and what is down
+	@python infra/cluster status
+
+cluster-down: $(VENV)/installed ## take the cluster away and leave nothing
+	@python infra/cluster down
 
 lock: ## resolve the requirements anew, with hashes and without addresses
 	infra/lock/lock.sh

@@ -144,7 +144,7 @@ def lacking(what: str) -> NoReturn:
 
 
 def make_home(top: Path, scratch: Path) -> Home:
-    kept = {k: v for k, v in os.environ.items() if not k.startswith(("COUNTERSIGN_", "AWS_", "PG"))}
+    kept = {k: v for k, v in os.environ.items() if not k.startswith(("COUNTERSIGN_", "AWS_", "PG", "KUBE", "ARGO_"))}
     env = {
         **kept,
         "COUNTERSIGN_KEYS": str(scratch / "keys"),

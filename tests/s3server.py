@@ -39,6 +39,7 @@ class Server:
     secret: str = field(default_factory=lambda: secrets.token_hex(16), repr=False)
     real: bool = True
     process: subprocess.Popen[bytes] | None = None
+    _client: Any = None
 
     @property
     def endpoint(self) -> str:
@@ -60,13 +61,15 @@ class Server:
         """A plain client, for looking at what is there from outside."""
         import boto3
 
-        return boto3.client(
-            "s3",
-            endpoint_url=self.endpoint,
-            region_name="us-east-1",
-            aws_access_key_id=self.access,
-            aws_secret_access_key=self.secret,
-        )
+        if self._client is None:
+            self._client = boto3.client(
+                "s3",
+                endpoint_url=self.endpoint,
+                region_name="us-east-1",
+                aws_access_key_id=self.access,
+                aws_secret_access_key=self.secret,
+            )
+        return self._client
 
     def on_disk(self, key: str, bucket: str = BUCKET) -> Path:
         """The file that holds an object."""
@@ -95,7 +98,7 @@ class Server:
         _wait(self.port, self.process)
 
     def stop(self) -> None:
-        """Kill it."""
+        """Kill it, as a power cut would."""
         if self.process:
             self.process.kill()
             self.process.wait()

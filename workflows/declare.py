@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 
+from workflows import cron
 from workflows.errors import Problem
 
 NAME = re.compile(r"[a-z][a-z0-9]*(_[a-z0-9]+)*")
@@ -142,6 +143,33 @@ class Step:
         return self.outputs if self.verdicts is None else (*self.outputs, self.verdicts)
 
 
+class Overlap(StrEnum):
+    """What happens when a run is due while the last one still goes on. Kubernetes' own words."""
+
+    FORBID = "Forbid"
+    """The new one is left out."""
+    REPLACE = "Replace"
+    """The old one is ended."""
+    ALLOW = "Allow"
+    """Both go on."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Schedule:
+    """When a pipeline runs by itself, on a cluster."""
+
+    cron: tuple[str, ...]
+    """Lines of minute, hour, day of month, month and day of week; each is a time to run."""
+    time_zone: str
+    """An IANA name, such as `America/New_York`. In it, an hour can be skipped or come twice; `UTC` has neither."""
+    champion: Source
+    """The model now in use. Nobody watches a scheduled run, so a gate must read what was found by comparing with it."""
+    overlap: Overlap = Overlap.FORBID
+    deadline: int = 3600
+    """Seconds in which a missed time is made up for, once, however many were missed. 0: never."""
+    description: str = ""
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Pipeline:
     """A named graph of steps. Edges follow from who makes what another reads; the order of `steps` carries no meaning."""
@@ -153,6 +181,7 @@ class Pipeline:
     """Artifacts that leave the pipeline for people; any other artifact must have a reader."""
     parallelism: int = 10
     """Pods of one run at work at the same time, on a cluster."""
+    schedule: Schedule | None = None
 
     @property
     def params_path(self) -> str:
@@ -173,7 +202,7 @@ class Pipeline:
 
 def problems_of(pipeline: Pipeline) -> list[Problem]:
     """All that is wrong with a declaration by itself, in reading order; empty where it is sound."""
-    rules = (_names, _producers, _inputs, _gates, _fan_outs, _resources, _unused, _cycles)
+    rules = (_names, _producers, _inputs, _gates, _fan_outs, _resources, _unused, _cycles, _schedule)
     return [p for rule in rules for p in rule(pipeline)]
 
 
@@ -342,3 +371,42 @@ def _unused(pipeline: Pipeline) -> list[Problem]:
 def _cycles(pipeline: Pipeline) -> list[Problem]:
     left = [s.name for s in pipeline.steps if s not in in_order(pipeline)]
     return [Problem(what="cycle, or steps behind one", where=pipeline.name, got=", ".join(left))] if left else []
+
+
+def _schedule(pipeline: Pipeline) -> list[Problem]:
+    if (schedule := pipeline.schedule) is None:
+        return []
+    where = f"{pipeline.name}: schedule"
+    found = [Problem(what="never runs: it has no cron line", where=where)] if not schedule.cron else []
+    found += [
+        Problem(what=f"cron line {p}", where=where, got=repr(line)) for line in schedule.cron if (p := cron.problem_of(line)) is not None
+    ]
+    if not _is_time_zone(schedule.time_zone):
+        wanted = "an IANA name, such as Europe/Zurich or UTC"
+        found.append(Problem(what="unknown time zone", where=where, expected=wanted, got=repr(schedule.time_zone)))
+    if schedule.deadline < 0:
+        found.append(Problem(what="bad deadline", where=where, expected="seconds, 0 or more", got=str(schedule.deadline)))
+    return [*found, *_champion(pipeline, schedule.champion, where)]
+
+
+def _is_time_zone(name: str) -> bool:
+    # Driver processes read declarations too, and start faster without it.
+    from zoneinfo import ZoneInfo
+
+    try:
+        ZoneInfo(name)
+    except (KeyError, OSError, ValueError):  # unknown, a folder, not a name at all
+        return False
+    return True
+
+
+def _champion(pipeline: Pipeline, champion: Source, where: str) -> list[Problem]:
+    """The comparison with the model now in use comes before anything that is done with a new one: a gate reads it."""
+    comparing = [s for s in pipeline.steps if champion in s.inputs]
+    if not comparing:
+        return [Problem(what=f"no step reads the champion {champion.name}", where=where)]
+    compared = {a.name for s in comparing for a in s.outputs}
+    if not any(g.reads.name in compared for s in pipeline.steps for g in s.gates):
+        wanted = f"a gate that reads a report of {' or '.join(s.name for s in comparing)}"
+        return [Problem(what="no gate reads the comparison with the champion", where=where, expected=wanted)]
+    return []

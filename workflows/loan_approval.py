@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from workflows.declare import Artifact, FanOut, Gate, Kind, Pipeline, Plot, Resources, Source, Step
+from workflows.declare import Artifact, FanOut, Gate, Kind, Pipeline, Plot, Resources, Schedule, Source, Step
 
 # --- What comes in
 application = Source(
@@ -155,4 +155,11 @@ pipeline = Pipeline(
         ),
     ),
     results=(evidence, quarantine),
+    schedule=Schedule(
+        cron=("0 5 * * mon",),
+        time_zone="America/New_York",
+        champion=champion,
+        deadline=6 * 3600,
+        description="Weekly, before the bank opens; a Monday morning on which the cluster was down is made up for",
+    ),
 )

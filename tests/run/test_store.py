@@ -14,7 +14,9 @@ from tests import s3server
 from workflows.errors import NotVerified
 from workflows.prove.record import MAX_RECORD, Item
 from workflows.run.store.interface import Store
+from workflows.run.store.layered import LayeredStore
 from workflows.run.store.local import LocalStore
+from workflows.run.store.parallel import in_order
 from workflows.run.store.s3 import S3Store
 
 BYTES = b"one\ntwo\n" * 1000
@@ -61,11 +63,28 @@ def in_bucket(store: S3Store, server: s3server.Server) -> Case:
     return Case(store=store, read=read, write=write, names=names)
 
 
-@pytest.fixture(params=["local", "s3"])
+def in_layers(near: Case, far: Case) -> Case:
+    """Meddles with both; what is read is in both alike."""
+    assert isinstance(near.store, LocalStore)
+
+    def read(name: str) -> bytes | None:
+        assert near.read(name) == far.read(name)
+        return far.read(name)
+
+    def write(name: str, data: bytes) -> None:
+        near.write(name, data)
+        far.write(name, data)
+
+    return Case(store=LayeredStore(near.store, far.store), read=read, write=write, names=far.names)
+
+
+@pytest.fixture(params=["local", "s3", "layered"])
 def case(request: pytest.FixtureRequest, tmp_path: Path) -> Case:
+    local = in_folder(LocalStore(content=tmp_path / "content", documents=tmp_path / "documents"))
     if request.param == "local":
-        return in_folder(LocalStore(content=tmp_path / "content", documents=tmp_path / "documents"))
-    return in_bucket(S3Store(s3server.BUCKET, f"contract/{tmp_path.name}"), request.getfixturevalue("s3"))
+        return local
+    bucket = in_bucket(S3Store(s3server.BUCKET, f"contract/{tmp_path.name}"), request.getfixturevalue("s3"))
+    return bucket if request.param == "s3" else in_layers(local, bucket)
 
 
 @pytest.fixture
@@ -199,26 +218,26 @@ def test_of_many_who_claim_at_once_one_prevails(store: Store) -> None:
 
 
 def test_documents_are_listed_by_name(store: Store) -> None:
-    for name in ("runs/x/steps/b", "runs/x/steps/a", "runs/x/root", "runs/y/root", "runs/xy/root"):
+    for name in ("runs/x/steps/b", "runs/x/steps/a", "runs/x/other", "runs/y/other", "runs/xy/other"):
         store.put_document(name, name.encode())
     assert store.list_documents("runs/x") == {
-        "root": b"runs/x/root",
+        "other": b"runs/x/other",
         "steps/a": b"runs/x/steps/a",
         "steps/b": b"runs/x/steps/b",
     }
     assert store.list_folders("runs") == ["x", "xy", "y"]
     assert store.list_documents("none") == {}
     assert store.list_folders("none") == []
-    assert store.get_document("runs/z/root") is None
+    assert store.get_document("runs/z/other") is None
     assert store.get_document("runs/x") is None
 
 
 def test_more_documents_than_a_page_holds(store: Store) -> None:
     """S3 lists a thousand names at a time."""
-    with ThreadPoolExecutor(16) as pool:
-        list(pool.map(lambda n: store.put_document(f"runs/{n // 10:04}/steps/{n}", str(n).encode()), range(1050)))
-    assert {name: int(data) for name, data in store.list_documents("runs").items()} == {f"{n // 10:04}/steps/{n}": n for n in range(1050)}
-    assert store.list_folders("runs") == [f"{n:04}" for n in range(105)]
+    for _ in in_order(lambda n: store.put_document(f"plans/{n}/it", str(n).encode()), range(1010)):
+        pass
+    assert {name: int(data) for name, data in store.list_documents("plans").items()} == {f"{n}/it": n for n in range(1010)}
+    assert store.list_folders("plans") == sorted(str(n) for n in range(1010))
 
 
 def test_a_document_too_large_is_refused_and_not_read(case: Case) -> None:

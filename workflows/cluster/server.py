@@ -127,6 +127,11 @@ class Server:
             raise _explained(error, what, self.place) from error
         except urllib3.exceptions.HTTPError as error:
             raise _unreachable(error, self._host) from error
+        except AttributeError as error:
+            # The client stumbles over a failure without a body, which is one of TLS.
+            if not isinstance(error.__context__, ApiException):
+                raise
+            raise _explained(error.__context__, what, self.place) from error
 
 
 def connect(namespace: str) -> Server:

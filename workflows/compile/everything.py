@@ -7,16 +7,18 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from workflows.compile import dvc
+from workflows.compile import dvc, events, schedules, triggers
 from workflows.compile.argo import manifest_path, workflow_template
 from workflows.compile.gather import gather
 from workflows.compile.interface import Declared
+from workflows.compile.triggers import Triggers
 from workflows.declare import Pipeline, problems_of
 from workflows.errors import BadInput, CountersignError, Problem
 from workflows.run import files, parameters
 from workflows.run.session import pipeline_names
 
 MANIFESTS = "infra/argo/workflows"
+FOLDERS = (MANIFESTS, schedules.FOLDER, events.FOLDER)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -36,14 +38,15 @@ def compile_all(root: Path) -> Compiled:
             found.append(declared(root, load(name)))
         except CountersignError as error:
             problems += error.problems
-    if problems:
-        raise BadInput(*dict.fromkeys(problems))
-    texts = texts_of(found)
-    there = {p.relative_to(root).as_posix() for p in (root / MANIFESTS).glob("*.yaml")}
+    asked, wrong = _triggers(root, found if not problems else None)
+    if problems or wrong:
+        raise BadInput(*dict.fromkeys([*problems, *wrong]))
+    texts = texts_of(found, asked)
+    there = {p.relative_to(root).as_posix() for f in FOLDERS for p in (root / f).glob("*.yaml")}
     return Compiled(texts=texts, orphans=sorted(there - set(texts)))
 
 
-def texts_of(pipelines: Iterable[Declared]) -> dict[str, str]:
+def texts_of(pipelines: Iterable[Declared], asked: Triggers | None = None) -> dict[str, str]:
     """Path -> text of every generated file. `BadInput` lists what a back end would not take."""
     listed = list(pipelines)
     texts = {dvc.PATH: dvc.dvc_yaml(listed)}
@@ -51,11 +54,24 @@ def texts_of(pipelines: Iterable[Declared]) -> dict[str, str]:
     for d in listed:
         try:
             texts[f"{MANIFESTS}/{manifest_path(d.pipeline)}"] = workflow_template(d)
+            if d.pipeline.schedule:
+                texts[schedules.schedule_path(d.pipeline)] = schedules.cron_workflow(d.pipeline, d.pipeline.schedule)
         except BadInput as error:
             problems += error.problems
     if problems:
         raise BadInput(*problems)
-    return texts
+    return texts | (events.manifests(asked, listed) if asked else {})
+
+
+def _triggers(root: Path, known: Iterable[Declared] | None) -> tuple[Triggers | None, list[Problem]]:
+    """What is in the file of triggers, and what is wrong with it; the pipelines are looked at where all of them are `known`."""
+    try:
+        asked = triggers.read(root)
+    except BadInput as error:
+        return None, list(error.problems)
+    if asked is None or known is None:
+        return asked, []
+    return asked, triggers.problems_with(root, asked, [d.pipeline for d in known])
 
 
 def load(name: str) -> Pipeline:

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ruamel.yaml import YAML
-from ruamel.yaml.scalarstring import DoubleQuotedScalarString
+from ruamel.yaml.scalarstring import DoubleQuotedScalarString, LiteralScalarString
 
 from workflows.errors import CountersignError, Problem
 
@@ -38,6 +38,8 @@ def load(text: str) -> Any:
 def _quoted(value: Any) -> Any:
     if isinstance(value, Mapping):
         return {_quoted(k): _quoted(v) for k, v in value.items()}
+    if isinstance(value, LiteralScalarString):  # a script, to be read as lines
+        return value
     if isinstance(value, str):
         words = value.split(" ")
         plain = all(PLAIN.fullmatch(w) for w in words) and value.lower() not in WORDS

@@ -89,7 +89,7 @@ def read(root: Path) -> Triggers | None:
 
 
 def mapped(triggers: Triggers) -> tuple[Mapped, ...]:
-    """Every pipeline that some push runs, in the order of the file."""
+    """Every pipeline that some push runs, sorted by branch and pipeline."""
     return tuple(
         Mapped(
             branch=branch,

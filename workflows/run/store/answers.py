@@ -25,11 +25,12 @@ REFUSED = {
     "AuthorizationHeaderMalformed": "set AWS_REGION to the bucket's region",
     "IllegalLocationConstraintException": "set AWS_REGION to the bucket's region",
 }
+DAMAGED = {"BadDigest", "InvalidDigest", "XAmzContentChecksumMismatch", "XAmzContentSHA256Mismatch"}  # on the way there
 PASSING = {
+    *DAMAGED,
     "SlowDown", "Throttling", "ThrottlingException", "RequestLimitExceeded", "TooManyRequestsException", "429",
     "RequestTimeout", "RequestTimeTooSkewed", "InternalError", "ServiceUnavailable", "OperationAborted", "ConditionalRequestConflict",
-    "BadDigest", "InvalidDigest", "XAmzContentChecksumMismatch", "XAmzContentSHA256Mismatch", "IncompleteBody",  # damaged on the way there
-    "QuotaExceeded", "NoSpaceLeftOnDevice", "XMinioStorageFull",
+    "IncompleteBody", "QuotaExceeded", "NoSpaceLeftOnDevice", "XMinioStorageFull",
 }  # fmt: skip
 ABSENT = {"NoSuchKey", "NoSuchUpload", "404", "NotFound"}
 STANDING = {"PreconditionFailed", "412"}
@@ -43,7 +44,7 @@ def code_of(error: Exception) -> str:
 
 def explained(error: Exception, where: str) -> CountersignError:
     """The error to raise for what happened at `where`: `Temporary` if waiting may help, `BadInput` if not. A defect is raised as it is."""
-    from botocore.exceptions import BotoCoreError, ClientError, HTTPClientError, IncompleteReadError, SSLError
+    from botocore.exceptions import BotoCoreError, ClientError, ConnectionError, HTTPClientError, IncompleteReadError, SSLError  # noqa: A004
     from urllib3.exceptions import HTTPError
 
     if isinstance(error, ClientError):
@@ -52,7 +53,7 @@ def explained(error: Exception, where: str) -> CountersignError:
         hint = "set AWS_CA_BUNDLE to the file of the authority that signed it"
         return BadInput(Problem(what="the certificate of S3 is not signed by anyone trusted here", where=where), hint=hint)
     # A proxy or a server in front of S3 may answer with what is no S3 at all; it is waited for as if it had not answered.
-    away = (HTTPClientError, IncompleteReadError, HTTPError, OSError)
+    away = (HTTPClientError, ConnectionError, IncompleteReadError, HTTPError, OSError)
     if isinstance(error, away) or type(error).__name__ == "ResponseParserError":
         return Temporary(Problem(what=f"S3 does not answer: {type(error).__name__}", where=where), hint=AWAY)
     if isinstance(error, BotoCoreError):

@@ -7,6 +7,8 @@ as a checksum that the server compares with what arrived, and as metadata for wh
 from __future__ import annotations
 
 import contextlib
+import hashlib
+import io
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -18,7 +20,7 @@ from workflows.prove.digest import Digests
 from workflows.prove.record import MAX_RECORD, Item
 from workflows.run import files
 from workflows.run.logs import structlog
-from workflows.run.store import transfer
+from workflows.run.store import download, upload
 from workflows.run.store.bucket import Absent, Bucket, Standing, Unsupported
 from workflows.run.store.interface import REPLACEABLE
 from workflows.run.store.parallel import in_order
@@ -47,17 +49,17 @@ class S3Store:
 
     def put_content(self, path: Path) -> Digests:
         with path.open("rb") as source:
-            data = source.read(transfer.PART + 1)
-            if len(data) <= transfer.PART:
+            data = source.read(upload.PART + 1)
+            if len(data) <= upload.PART:
                 d = digest.of_bytes(data)
                 self._put_piece(data, d)
                 return d
             del data
             source.seek(0)
-            file = transfer.known(path, source)
+            file = upload.known(path, source)
             if not self._already(file.digests):
                 key = self._address(file.digests.md5)
-                self._confirm(file.digests, confirmed=transfer.put_parts(self.bucket, key, source, file))
+                self._confirm(file.digests, confirmed=upload.put_parts(self.bucket, key, source, file))
             return file.digests
 
     def fetch_content(self, item: Item, to: Path) -> None:
@@ -66,15 +68,20 @@ class S3Store:
             if arriving.size != item.size:
                 self._damaged.add(item.md5)
                 raise self._changed(item.md5, where, f"{item.size} bytes", f"{arriving.size} bytes")
-            with files.whole(to, durable=False) as copy, copy.open("wb") as sink:
-                if (got := arriving.sha256(sink)) != item.sha256:
+            with files.whole(to, durable=False) as copy, copy.open("r+b") as file, arriving.into(file) as landed:
+                if (got := hashlib.file_digest(landed, "sha256").hexdigest()) != item.sha256:
                     self._damaged.add(item.md5)
                     raise self._changed(item.md5, where, item.sha256, got)
 
     def fetch_pointer(self, md5: str, size: int | None, to: Path) -> Digests:
         where = f"data {md5}"
-        with self._reading(md5, where, empty=size == 0) as arriving, files.whole(to, durable=False) as copy, copy.open("wb") as sink:
-            d = arriving.digests(sink)
+        with (
+            self._reading(md5, where, empty=size == 0) as arriving,
+            files.whole(to, durable=False) as copy,
+            copy.open("r+b") as file,
+            arriving.into(file) as landed,
+        ):
+            d = digest.of_stream(io.BufferedReader(landed))
             if d.md5 != md5 or size not in {None, d.size}:
                 self._damaged.add(md5)
                 raise self._changed(md5, where, f"md5 {md5}, {size} bytes", f"md5 {d.md5}, {d.size} bytes")
@@ -82,8 +89,8 @@ class S3Store:
 
     def check_content(self, item: Item) -> Digests | None:
         try:
-            with self._reading(item.md5, item.name, empty=item.size == 0) as arriving:
-                d = arriving.digests()
+            with self._reading(item.md5, item.name, empty=item.size == 0) as arriving, arriving.stream() as stream:
+                d = digest.of_stream(io.BufferedReader(stream))
         except _Missing:
             return None
         if d.sha256 != item.sha256:
@@ -97,14 +104,13 @@ class S3Store:
         return f"{self.prefix}files/md5/{md5[:2]}/{md5[2:]}"
 
     @contextlib.contextmanager
-    def _reading(self, md5: str, where: str, *, empty: bool) -> Iterator[transfer.Arriving]:
+    def _reading(self, md5: str, where: str, *, empty: bool) -> Iterator[download.Arriving]:
         key = self._address(md5)
         try:
-            with transfer.get(self.bucket, key, empty=empty) as arriving:
-                yield arriving
+            yield download.get(self.bucket, key, empty=empty)
         except Absent:
             raise _Missing(Problem(what="missing from the store", where=where, got=f"nothing at s3://{self.bucket.name}/{key}")) from None
-        except transfer.Replaced:
+        except download.Replaced:
             raise NotVerified(Problem(what="replaced in the store while it was read", where=where)) from None
 
     def _changed(self, md5: str, where: str, expected: str, got: str) -> NotVerified:
@@ -115,9 +121,9 @@ class S3Store:
         key = self._address(d.md5)
         if len(data) <= AT_ONCE and d.md5 not in self._damaged:
             with contextlib.suppress(Standing, Unsupported):
-                return self._confirm(d, confirmed=transfer.put(self.bucket, key, data, d, new=True))
+                return self._confirm(d, confirmed=upload.put(self.bucket, key, data, d, new=True))
         if not self._already(d):
-            self._confirm(d, confirmed=transfer.put(self.bucket, key, data, d, new=False))
+            self._confirm(d, confirmed=upload.put(self.bucket, key, data, d, new=False))
         return None
 
     def _already(self, d: Digests) -> bool:
@@ -151,7 +157,7 @@ class S3Store:
 
     def put_document(self, name: str, data: bytes) -> None:
         if name.startswith(REPLACEABLE):
-            transfer.put(self.bucket, self.prefix + name, data, digest.of_bytes(data), new=False)
+            upload.put(self.bucket, self.prefix + name, data, digest.of_bytes(data), new=False)
         elif self._stands(name, data, atomic=False) != data:
             raise NotVerified(Problem(what="the store already has other bytes under this name", where=f"{self.place}/{name}"))
 
@@ -165,7 +171,7 @@ class S3Store:
             return kept
         if self._conditional is not False:
             try:
-                transfer.put(self.bucket, key, data, d, new=True)
+                upload.put(self.bucket, key, data, d, new=True)
                 self._conditional = self._conditional or self._obeys(key, data, d)
             except Unsupported:
                 self._conditional = False
@@ -178,26 +184,27 @@ class S3Store:
             if atomic:
                 hint = "claims need it: use a server that does, such as AWS, MinIO, Ceph, versitygw in their newer versions"
                 raise BadInput(Problem(what="this S3 server does not obey If-None-Match", where=self.place), hint=hint)
-            transfer.put(self.bucket, key, data, d, new=False)
+            upload.put(self.bucket, key, data, d, new=False)
         return data
 
     def _obeys(self, key: str, data: bytes, d: Digests) -> bool:
         """Whether the server refuses to write a second time what it has just written. Asked once."""
         try:
-            transfer.put(self.bucket, key, data, d, new=True)
+            upload.put(self.bucket, key, data, d, new=True)
         except Standing:
             return True
         return False
 
     def get_document(self, name: str) -> bytes | None:
         try:
-            with transfer.get(self.bucket, self.prefix + name) as arriving:
-                if arriving.size > MAX_RECORD:
-                    raise _too_large(f"{self.place}/{name}", arriving.size)
-                return b"".join(arriving.chunks)
+            arriving = download.get(self.bucket, self.prefix + name)
+            if arriving.size > MAX_RECORD:
+                raise _too_large(f"{self.place}/{name}", arriving.size)
+            with arriving.stream() as stream:
+                return stream.read()
         except Absent:
             return None
-        except transfer.Replaced:
+        except download.Replaced:
             raise NotVerified(Problem(what="replaced in the store while it was read", where=f"{self.place}/{name}")) from None
 
     def list_documents(self, folder: str) -> Mapping[str, bytes]:
@@ -231,7 +238,7 @@ def _says(head: Mapping[str, Any], d: Digests) -> bool | None:
     """Whether the answer to a HEAD is that of the right bytes; None where it does not tell."""
     if head["ContentLength"] != d.size:
         return False
-    recorded, etag = head.get("Metadata", {}).get(transfer.RECORDED), head["ETag"].strip('"')
+    recorded, etag = head.get("Metadata", {}).get(upload.RECORDED), head["ETag"].strip('"')
     # What came in one piece has its md5 as its tag, unless it is encrypted with a key of its own.
     own_key = head.get("ServerSideEncryption") not in {None, "AES256"} or "SSECustomerAlgorithm" in head
     is_md5 = not own_key and re.fullmatch(r"[0-9a-f]{32}", etag)

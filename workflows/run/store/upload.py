@@ -1,15 +1,13 @@
-"""Objects on their way to and from a bucket: large ones in parts, several at once, in bounded memory, every byte checked."""
+"""Objects on their way to a bucket: large ones in parts, several at once, in bounded memory, checked by the server as they arrive."""
 
 from __future__ import annotations
 
 import base64
 import contextlib
 import hashlib
-import io
-import itertools
 import os
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -18,7 +16,7 @@ from workflows.errors import NotVerified, Problem, Temporary
 from workflows.prove import digest
 from workflows.prove.digest import Digests
 from workflows.run.store import answers
-from workflows.run.store.bucket import READ, Absent, Bucket, Standing
+from workflows.run.store.bucket import READ, Absent, Bucket
 from workflows.run.store.parallel import in_order
 
 PART = 8 * 1024 * 1024  # bytes: what is no larger goes in one piece
@@ -125,22 +123,39 @@ class _Upload:
         return max(2, MEMORY // self.file.part)
 
     def send(self, n: int) -> dict[str, Any]:
-        """Part `n`, from 0, and what S3 wants to hear of it in the end."""
-        file = self.file
+        """Part `n`, from 0, and what S3 wants to hear of it in the end.
+
+        It goes with the digest from the first reading, so that the server refuses it if it is not the same any more.
+        """
+        file, kept = self.file, checksum(self.file.parts[n])
         data = os.pread(self.handle, min(file.part, file.digests.size - n * file.part), n * file.part)
-        sha = hashlib.sha256(data).digest()
-        if sha != file.parts[n]:
-            raise NotVerified(
-                Problem(what="changed while it was being kept", where=str(file.path), expected=file.parts[n].hex(), got=sha.hex()),
-                hint="whatever writes to it must be finished before",
-            )
-        about = {"PartNumber": n + 1, "ChecksumSHA256": checksum(sha)}
+        about = {"PartNumber": n + 1, "ChecksumSHA256": kept}
+
+        def work(s3: Any) -> Any:
+            try:
+                return s3.upload_part(**self.words, **about, Body=data)
+            except Exception as error:
+                if answers.code_of(error) in answers.DAMAGED:
+                    self._same(n, data)
+                raise
+
         try:
-            answer = self.bucket.ask(self.words["Key"], lambda s3: s3.upload_part(**self.words, **about, Body=data), stop=self.stop)
+            answer = self.bucket.ask(self.words["Key"], work, stop=self.stop)
         except Absent:
             what = "S3 has lost an upload that was under way"
             raise Temporary(Problem(what=what, where=self.words["Key"]), hint=answers.AWAY) from None
+        if answer.get("ChecksumSHA256") != kept:  # a server that does not look
+            self._same(n, data)
         return {**about, "ETag": answer["ETag"]}
+
+    def _same(self, n: int, data: bytes) -> None:
+        if (sha := hashlib.sha256(data).digest()) != self.file.parts[n]:
+            raise NotVerified(
+                Problem(
+                    what="changed while it was being kept", where=str(self.file.path), expected=self.file.parts[n].hex(), got=sha.hex()
+                ),
+                hint="whatever writes to it must be finished before",
+            )
 
     def complete(self, sent: list[dict[str, Any]]) -> bool:
         """Have the parts put together; whether S3 says that it has just these bytes."""
@@ -154,95 +169,3 @@ class _Upload:
             # The upload is gone: an earlier try was carried out, and its answer was lost.
             return False
         return bool(answer.get("ChecksumSHA256") == f"{whole}-{len(sent)}")
-
-
-class Replaced(Exception):
-    """The object is no longer the one whose first bytes were read."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Arriving:
-    """An object on its way here: how many bytes the server says it has, and these bytes, in order, as they arrive."""
-
-    size: int
-    chunks: Iterator[bytearray]
-
-    def sha256(self, sink: BinaryIO) -> str:
-        """Its sha256, and its bytes into `sink`."""
-        sha = hashlib.sha256()
-        for chunk in self.chunks:
-            sha.update(chunk)
-            sink.write(chunk)
-        return sha.hexdigest()
-
-    def digests(self, sink: BinaryIO | None = None) -> Digests:
-        """Both its digests, and its bytes into `sink` where there is one."""
-        return digest.of_stream(io.BufferedReader(_Chunks(self.chunks), digest.CHUNK), sink)
-
-
-class _Chunks(io.RawIOBase):
-    """Chunks as a stream."""
-
-    def __init__(self, chunks: Iterator[bytearray]) -> None:
-        self._chunks, self._rest = chunks, memoryview(b"")
-
-    def readable(self) -> bool:
-        return True
-
-    def readinto(self, buffer: Any) -> int:
-        while not self._rest:
-            chunk = next(self._chunks, None)
-            if chunk is None:
-                return 0
-            self._rest = memoryview(chunk)
-        size = min(len(buffer), len(self._rest))
-        buffer[:size], self._rest = self._rest[:size], self._rest[size:]
-        return size
-
-
-@contextlib.contextmanager
-def get(bucket: Bucket, key: str, *, empty: bool = False) -> Iterator[Arriving]:
-    """An object, its first part at once and the others while those before them are used; `empty` is a guess at what it is.
-
-    Raises `Absent`, and `Replaced` where the object becomes another one while it is being read.
-    """
-    total, etag, first = bucket.ask(key, lambda s3: _first(s3, bucket.name, key, empty=empty))
-    stop = threading.Event()
-
-    def one(start: int) -> bytearray:
-        span = f"bytes={start}-{min(start + PART, total) - 1}"
-        try:
-            return bucket.ask(
-                key, lambda s3: _body(s3.get_object(Bucket=bucket.name, Key=key, Range=span, IfMatch=etag)), stop=stop
-            )  # fmt: skip
-        except (Absent, Standing):
-            raise Replaced from None
-
-    rest = in_order(one, range(len(first), total, PART), threads=MEMORY // PART, stop=stop)
-    with contextlib.closing(rest):
-        yield Arriving(size=total, chunks=itertools.chain([first], rest))
-
-
-def _first(s3: Any, bucket: str, key: str, *, empty: bool) -> tuple[int, str, bytearray]:
-    words = {} if empty else {"Range": f"bytes=0-{PART - 1}"}
-    try:
-        answer = s3.get_object(Bucket=bucket, Key=key, **words)
-    except Exception as error:
-        if answers.code_of(error) not in {"InvalidRange", "416"}:
-            raise
-        answer = s3.get_object(Bucket=bucket, Key=key)
-    total = int(answer["ContentRange"].rpartition("/")[2]) if "ContentRange" in answer else answer["ContentLength"]
-    return total, answer["ETag"], _body(answer, at_most=PART)
-
-
-def _body(answer: Mapping[str, Any], at_most: int = PART) -> bytearray:
-    """The body of an answer, or its beginning."""
-    data = bytearray(min(answer["ContentLength"], at_most))
-    view, have = memoryview(data), 0
-    with contextlib.closing(answer["Body"]) as body:
-        while have < len(data):
-            got = body.readinto(view[have:])
-            if got == 0:
-                raise ConnectionResetError("the answer ended early")
-            have += got
-    return data

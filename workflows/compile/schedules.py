@@ -1,0 +1,55 @@
+"""From a pipeline's schedule to an Argo CronWorkflow, which starts the pipeline's template.
+
+Argo names each run after the time it was due, `<pipeline>-<seconds since 1970>`: two controllers that both think it is
+time make one run.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from hera.workflows import CronWorkflow, Parameter
+from hera.workflows import models as m
+
+from workflows.compile.argo import argo_name
+from workflows.compile.dvc import COMMENT
+from workflows.compile.text import dump
+from workflows.declare import Pipeline, Schedule
+from workflows.errors import BadInput, Problem
+
+FOLDER = "infra/argo/schedules"
+LONGEST = 63 - len("-4294967295")
+"""Argo appends the time to the name, and the result is a label."""
+HISTORY = 5
+"""Workflows of each outcome that are left to look at. What ran is kept by the runs' own records."""
+
+
+def schedule_path(pipeline: Pipeline) -> str:
+    """The manifest's file, from the repository's root."""
+    return f"{FOLDER}/{argo_name(pipeline.name)}.yaml"
+
+
+def cron_workflow(pipeline: Pipeline, schedule: Schedule) -> str:
+    """The text of the manifest. `BadInput` where Argo would not take it."""
+    name = argo_name(pipeline.name)
+    if len(name) > LONGEST:
+        raise BadInput(Problem(what="too long a name for a pipeline with a schedule", where=name, expected=f"at most {LONGEST} characters"))
+    labels = {"app.kubernetes.io/part-of": "countersign", "countersign/pipeline": name}
+    built: Any = CronWorkflow(
+        name=name,
+        labels=labels,
+        annotations={"workflows.argoproj.io/description": schedule.description},
+        schedules=list(schedule.cron),
+        timezone=schedule.time_zone,
+        concurrency_policy=schedule.overlap.value,
+        starting_deadline_seconds=schedule.deadline,
+        successful_jobs_history_limit=HISTORY,
+        failed_jobs_history_limit=HISTORY,
+        workflow_template_ref=m.WorkflowTemplateRef(name=name),
+        arguments=[
+            Parameter(name="scheduled", value="{{workflow.scheduledTime}}"),
+            Parameter(name="parameters", value="code"),  # those of the code that runs, not those that the template was compiled with
+        ],
+    ).build()
+    built.spec.workflow_metadata = m.ObjectMeta(labels=labels)  # Hera's class has no field for it
+    return dump(built.model_dump(exclude_none=True, by_alias=True), COMMENT)
