@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,7 +18,7 @@ from workflows.names import argo_name
 from workflows.plan import Task, tasks
 from workflows.prove.record import Seal
 from workflows.run.driver import abandon
-from workflows.run.journal import Journal, standing
+from workflows.run.journal import Journal, lock_document, standing
 from workflows.run.planned import read_plan
 from workflows.run.pod import OUTPUTS, WORKFLOW, planned_session, put_out, wanted
 from workflows.run.session import Session, last_claimed, open_journal
@@ -69,7 +69,11 @@ def _anchor(store: Store, run: str, root: str, sealed: Seal) -> None:
     """Note the root outside the store. One place that cannot be reached keeps it from no other."""
     annotations = {RUN: run, ROOT: root, OUTCOME: str(sealed.outcome)}
     failures: list[CountersignError] = []
-    for note in (lambda: annotate(annotations, {RUN: run_label(run)}), lambda: _lock(store, run, root)):
+    notes: tuple[Callable[[], None], ...] = (
+        lambda: annotate(annotations, {RUN: run_label(run)}),
+        lambda: _lock(store, run, root),
+    )
+    for note in notes:
         try:
             note()
         except CountersignError as error:
@@ -87,7 +91,9 @@ def _lock(store: Store, run: str, root: str) -> None:
         raise BadInput(Problem(what="not a number of days", where=f"{LOCK_DAYS}, key lock_days of the ConfigMap", got=days[:40]))
     if mode not in set(Mode):
         raise BadInput(
-            Problem(what="no mode of a lock", where=f"{LOCK_MODE}, key lock_mode of the ConfigMap", expected=" or ".join(Mode), got=mode[:40])
+            Problem(
+                what="no mode of a lock", where=f"{LOCK_MODE}, key lock_mode of the ConfigMap", expected=" or ".join(Mode), got=mode[:40]
+            )
         )
     if not isinstance(store, S3Store):
         raise BadInput(Problem(what="a folder has no object lock", where=store.place), hint=f"leave {LOCK_DAYS} out, or use a store in S3")
@@ -136,4 +142,4 @@ def _record_deaths(session: Session, journal: Journal, said: Mapping[str, str]) 
 def _export(session: Session, journal: Journal, sealed: Seal) -> None:
     """The run's `dvc.lock`, for whoever checks it with DVC alone."""
     text = exported.text_of(session.root, session.pipeline, session.settings, standing(session.store, session.ring, sealed))
-    session.store.put_document(exported.name_of(journal.run), text)
+    session.store.put_document(lock_document(journal.run), text)

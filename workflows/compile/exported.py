@@ -17,16 +17,12 @@ from workflows.declare import Pipeline
 from workflows.errors import BadInput, NotVerified, Problem
 from workflows.prove.record import Record
 from workflows.prove.verify import Verification, last_entries
+from workflows.run.journal import lock_document
 from workflows.run.parameters import Settings
 from workflows.run.store.interface import Store
 
 ARTIFACT = re.compile(r"artifacts/(?P<pipeline>[^/]+)/(?P<name>[^/.]+)(/(?P<item>[^/.]+))?\.[a-z]+")
 """Where `workflows.plan` puts artifacts; the run's own declaration need not be here."""
-
-
-def name_of(run: str) -> str:
-    """Where a run's lock lies in its store."""
-    return f"exports/{run}/{dvc_lock.PATH}"
 
 
 def text_of(root: Path, pipeline: Pipeline, settings: Settings, records: Mapping[str, Record]) -> bytes:
@@ -39,8 +35,8 @@ def lock_of(checked: Verification, store: Store) -> bytes:
     if not checked.ok or checked.seal is None:
         problems = [Problem(what=f.what, where=f.where) for f in checked.findings]
         raise NotVerified(*problems, hint="a run that does not verify is not exported")
-    where = f"{store.place}/{name_of(checked.run)}"
-    data = store.get_document(name_of(checked.run))
+    where = f"{store.place}/{lock_document(checked.run)}"
+    data = store.get_document(lock_document(checked.run))
     if data is None:
         raise BadInput(Problem(what="the run left no lock in its store", where=where), hint="countersign reproduce needs none")
     last = last_entries(checked.seal)

@@ -120,14 +120,14 @@ def _parameters(original: Original, into: Path) -> None:
 
 def _secrets(original: Original) -> None:
     for name, recorded in sorted({x for r in original.standing for x in r.secrets.items()}):
-        here = keys.fingerprint(name, keys.secret(name, make=False))
+        hint = f"ask its owner for it and set COUNTERSIGN_{name.upper()}_FILE"
+        try:
+            here = keys.fingerprint(name, keys.secret(name, make=False))
+        except BadInput as error:
+            raise BadInput(*error.problems, hint=hint) from None
         if here != recorded:
-            raise BadInput(
-                Problem(
-                    what=f"the {name} here is not the one that the run used", where="keys", expected=f"fingerprint {recorded}", got=here
-                ),
-                hint=f"ask its owner for it and set COUNTERSIGN_{name.upper()}_FILE",
-            )
+            what = f"the {name} here is not the one that the run used"
+            raise BadInput(Problem(what=what, where="keys", expected=f"fingerprint {recorded}", got=here), hint=hint)
 
 
 def _data(original: Original, into: Path) -> None:

@@ -22,9 +22,16 @@ RUN_ID = re.compile(r"[a-z0-9][a-z0-9-]{0,199}")
 KUBECONFIG = Path("~/.kube/config")
 
 
-def anchors(here: Path, store: Store | None, *, namespace: str | None, context: str | None) -> list[Anchor]:
-    """Every anchor, those that there is no way to from `here` as well, with the reason. `store` is None for a bundle."""
-    return [GitNotes(root=here), _annotations(store, namespace, context), locked_objects(store)]
+def anchors(here: Path, store: Store | None, *, namespace: str | None, context: str | None, bundle: bool = False) -> list[Anchor]:
+    """Every anchor, those that there is no way to from `here` as well, with the reason. `store` is None where none is named.
+
+    A cluster is asked for runs in a store that clusters use, or where one is named: nobody expects that a look at a
+    bundle, or at the runs of a laptop, asks whatever cluster the laptop was last used with.
+    """
+    named = bool(namespace or context) or (isinstance(store, S3Store) and not bundle)
+    annotations = Annotations(connect=lambda: _connect(context, namespace))
+    no_cluster = NotAsked(name=ANNOTATION, why="no cluster is named: --namespace, --context")
+    return [GitNotes(root=here), annotations if named else no_cluster, locked_objects(store)]
 
 
 def verdicts(known: Sequence[Anchor], run: str, root: str | None) -> tuple[Verdict, ...]:
@@ -39,13 +46,6 @@ def locked_objects(store: Store | None) -> LockedObjects | NotAsked:
     if isinstance(store, S3Store):
         return LockedObjects(store=store)
     return NotAsked(name=OBJECT_LOCK, why="no store in S3 is named" if store is None else "the store is a folder, which locks nothing")
-
-
-def _annotations(store: Store | None, namespace: str | None, context: str | None) -> Anchor:
-    # Nobody expects that a look at runs of this laptop asks whatever cluster the laptop was last used with.
-    if not (namespace or context or isinstance(store, S3Store)):
-        return NotAsked(name=ANNOTATION, why="no cluster is named: --namespace, --context")
-    return Annotations(connect=lambda: _connect(context, namespace))
 
 
 def _connect(context: str | None, namespace: str | None) -> Workflows:

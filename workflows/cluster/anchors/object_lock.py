@@ -7,7 +7,6 @@ mark that it was deleted, only adds to what is there.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
@@ -19,7 +18,7 @@ from workflows.prove import digest
 from workflows.prove.anchor import Looked, Noted, Unreached, line_of, roots_in
 from workflows.run.store.bucket import Absent, Standing, Unsupported
 from workflows.run.store.s3 import S3Store
-from workflows.run.store.transfer import checksum
+from workflows.run.store.upload import checksum
 
 LARGEST = 4096  # bytes: a root and a run's id are far less
 MOST_DAYS = 36_500  # S3's own limit
@@ -129,40 +128,34 @@ class LockedObjects:
 
     def _put(self, run: str, root: str, lock: dict[str, Any]) -> None:
         body = line_of(run, root).encode()
-        sha = checksum(bytes.fromhex(digest.of_bytes(body).sha256))  # S3 locks nothing that comes without a checksum
-        self._ask(run, lambda s3, words: s3.put_object(**words, Body=body, ChecksumSHA256=sha, IfNoneMatch="*", **lock))
+        # S3 locks nothing that comes without a checksum.
+        sum_ = {"ChecksumAlgorithm": "SHA256", "ChecksumSHA256": checksum(bytes.fromhex(digest.of_bytes(body).sha256))}
+        self._ask(run, lambda s3, words: s3.put_object(**words, Body=body, IfNoneMatch="*", **sum_, **lock))
 
     def _versions(self, run: str) -> list[Version]:
         """Every version that is or was there, the oldest first."""
         try:
-            listed = list(self._listed(run))
+            listed = self._listed(run)
         except Unsupported:
             listed = [{}]  # a server that has no versions: the object itself
         with contextlib.suppress(Absent):
-            return [self._version(run, {"VersionId": v["VersionId"]} if v.get("VersionId") else {}) for v in listed]
+            return [self._version(run, _words(v)) for v in listed]
         return []
 
-    def _listed(self, run: str) -> Iterator[dict[str, Any]]:
-        key, bucket = self._key(run), self._bucket
-        found: list[dict[str, Any]] = []
-        marks: dict[str, str] = {}
-        while True:
-            page: dict[str, Any] = self.store.bucket.ask(
-                key, lambda s3: s3.list_object_versions(Bucket=bucket, Prefix=key, **marks)
-            )  # fmt: skip
-            found += [v for v in page.get("Versions", ()) if v["Key"] == key]
-            if not page.get("IsTruncated"):
-                break
-            marks = {"KeyMarker": page["NextKeyMarker"], "VersionIdMarker": page["NextVersionIdMarker"]}
-        yield from sorted(found, key=lambda v: v["LastModified"])
+    def _listed(self, run: str) -> list[dict[str, Any]]:
+        def all_pages(s3: Any, words: dict[str, str]) -> list[dict[str, Any]]:
+            pages = s3.get_paginator("list_object_versions").paginate(Bucket=words["Bucket"], Prefix=words["Key"])
+            return [v for page in pages for v in page.get("Versions", ()) if v["Key"] == words["Key"]]
+
+        return sorted(self._ask(run, all_pages), key=lambda v: v["LastModified"])
 
     def _version(self, run: str, which: dict[str, str]) -> Version:
         def read(s3: Any, words: dict[str, str]) -> Version:
-            answer = s3.get_object(**words, **which)
-            with contextlib.closing(answer["Body"]) as body:
+            head = s3.head_object(**words, **which)  # first: what is locked now cannot be another when it is read
+            with contextlib.closing(s3.get_object(**words, **which)["Body"]) as body:
                 text = body.read(LARGEST).decode("utf-8", "replace")
-            until = answer.get("ObjectLockRetainUntilDate")
-            return Version(id=which.get("VersionId", ""), text=text, mode=answer.get("ObjectLockMode", ""), until=until)
+            mode, until = head.get("ObjectLockMode", ""), head.get("ObjectLockRetainUntilDate")
+            return Version(id=which.get("VersionId", ""), text=text, mode=mode, until=until)
 
         found: Version = self._ask(run, read)
         return found
@@ -180,3 +173,9 @@ class LockedObjects:
     @property
     def _bucket(self) -> str:
         return self.store.bucket.name
+
+
+def _words(listed: dict[str, Any]) -> dict[str, str]:
+    """How a version in a list is asked for. A server that keeps no versions lists one called null, and may not know it by that."""
+    name = listed.get("VersionId")
+    return {} if not name or (name == "null" and listed.get("IsLatest")) else {"VersionId": name}
