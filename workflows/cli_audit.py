@@ -80,15 +80,15 @@ def verify(
     given, is_bundle = tuple(key or ()), packing.is_bundle(run)
     kept = None if is_bundle and not store else opened(store)
     known = at_hand.anchors(Path.cwd(), kept, namespace=namespace, context=context, bundle=is_bundle)
-    note, trust = "", "given with --key" if given else "came with the bundle" if is_bundle else "unregistered local key"
+    came = "bundle" if is_bundle else "store" if store else ""
     if is_bundle or kept is None:
         result = verify_bundle(packing.open_bundle(Path(run)), keys.given_ring(given) if given else None, expected_root=root)
-        note = "" if given else show.OWN_KEYS
     else:
         result = verify_chain(_found(kept, run, known), StoreReader(kept), keys.ring(kept, given), expected_root=root)
     said = at_hand.verdicts(known, result.run, result.root)
     result = replace(result, findings=(*result.findings, *findings(said, result.root, {a.value for a in require_anchor or ()})))
-    show.verification(result, said, as_json=as_json, trust=trust, note=note)
+    trust = "given with --key" if given else f"came with the {came}" if came else "unregistered local key"
+    show.verification(result, said, as_json=as_json, trust=trust, note=show.OWN_KEYS.format(came) if came and not given else "")
     if not result.ok:
         raise typer.Exit(NotVerified.exit_code)
 

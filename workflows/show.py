@@ -120,7 +120,7 @@ def compiled(paths: list[str], changed: list[str], *, as_json: bool) -> None:
 
 
 OWN_KEYS = """\
-The keys came with the bundle, so this proves only that it agrees with itself.
+The keys came with the {}, so this proves only that it agrees with itself.
 Ask whoever made the run for the fingerprint of their key, compare it with the one above, and verify with --key."""
 
 

@@ -138,7 +138,9 @@ class Fake:
     def list(self, labels: Mapping[str, str]) -> Sequence[Listed]:
         (run,) = labels.values()
         return [
-            Listed(name=n, phase=Phase.SUCCEEDED, labels={}) for n, a in self.there.items() if labels == {RUN_KEY: run_label(a[RUN_KEY])} and run
+            Listed(name=n, phase=Phase.SUCCEEDED, labels={})
+            for n, a in self.there.items()
+            if labels == {RUN_KEY: run_label(a[RUN_KEY])} and run
         ]
 
     def get(self, name: str) -> Progress | None:

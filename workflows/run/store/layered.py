@@ -6,12 +6,14 @@ while it was away.
 
 from __future__ import annotations
 
+import contextlib
 import re
 from collections.abc import Mapping
 from pathlib import Path
 
 from workflows.errors import BadInput, NotVerified, Problem
 from workflows.prove import digest
+from workflows.prove.bundle import signers_of
 from workflows.prove.digest import Digests
 from workflows.prove.record import Item
 from workflows.run import files
@@ -80,11 +82,11 @@ class LayeredStore:
             self._claim(inside["run"])
         self.near.put_document(name, data)
         if inside and inside["name"] == "root":
-            carry(inside["run"], self.near, self.far)
+            carry(inside["run"], self, self.far)
             return
         if name == LATEST:
             run = data.decode().strip()
-            carry(run, self.near, self.far)
+            carry(run, self, self.far)
             carry(run, self.far, self.near)
         self.far.put_document(name, data)
 
@@ -103,8 +105,17 @@ class LayeredStore:
         data = self.far.get_document(name)
         folder, _, sha = name.partition("/")
         if data is not None and folder == "records" and digest.of_bytes(data).sha256 == sha:
-            self.near.put_document(name, data)
+            self._keep_record(name, data)
         return data
+
+    def _keep_record(self, name: str, data: bytes) -> None:
+        """A record near, and before it the key that signed it: a checkout must be able to check what it holds."""
+        with contextlib.suppress(ValueError, LookupError, TypeError):  # no record after all: whoever asked for it will say so
+            for key in signers_of({name: data}):
+                pem = self.get_document(f"keys/{key}.pem")
+                if pem is not None:
+                    self.near.put_document(f"keys/{key}.pem", pem)
+            self.near.put_document(name, data)
 
     def list_documents(self, folder: str) -> Mapping[str, bytes]:
         found = {**self.far.list_documents(folder), **self.near.list_documents(folder)}
