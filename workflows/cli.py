@@ -1,4 +1,4 @@
-"""The command line: the only place that parses arguments, chooses adapters and exits."""
+"""The command line: the only place that parses arguments, chooses adapters and exits; `cli_audit` is its other half."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import json
 import os
 import shlex
 import sys
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any, cast
@@ -14,26 +13,20 @@ from typing import Annotated, Any, cast
 import typer
 
 from workflows import show, show_cluster, show_runs
+from workflows.cli_audit import AsJson, Context, Namespace, StoreUrl, audit, opened
 from workflows.cluster import connect, following, publishing, reconciling, results, submitting
 from workflows.cluster.interface import Progress, Workflows
 from workflows.cluster.places import store_url
-from workflows.compile import dvc_lock
+from workflows.compile import dvc_lock, exported
 from workflows.declare import Pipeline
-from workflows.errors import BadInput, CountersignError, NotVerified, Problem, Temporary
-from workflows.prove.bundle import verify_bundle
-from workflows.prove.compare import Grade
-from workflows.prove.verify import Verification
-from workflows.prove.verify import verify as verify_chain
-from workflows.run import journal, keys, packing
-from workflows.run import reproduce as again
-from workflows.run.comparing import compare_runs
+from workflows.errors import BadInput, CountersignError, Problem, Temporary
+from workflows.run import journal, keys
 from workflows.run.driver import explained
 from workflows.run.interrupt import heard_once
 from workflows.run.local import run_pipeline
 from workflows.run.lock import only_one
 from workflows.run.parameters import overrides_of
-from workflows.run.reader import StoreReader
-from workflows.run.session import checkout, find_pipeline, imported_from, local_store, pipeline_names
+from workflows.run.session import checkout, find_pipeline, imported_from, pipeline_names
 from workflows.run.single import log_to, make_session, told
 from workflows.run.store.interface import Store
 from workflows.run.store.open import STORE, open_layers, open_store
@@ -48,17 +41,8 @@ app = typer.Typer(
 USAGE_ERROR = cast("type[typer.BadParameter]", typer.BadParameter.__mro__[1])
 keys_app = typer.Typer(help="Keys of this machine: they never leave it.")
 app.add_typer(keys_app, name="keys")
+app.add_typer(audit)
 
-AsJson = Annotated[bool, typer.Option("--json", help="Answer in JSON.")]
-Run = Annotated[str, typer.Argument(help="A run's id, or @latest.")]
-StoreUrl = Annotated[
-    str | None,
-    typer.Option(
-        "--store", metavar="URL", envvar=STORE, help="A store that is shared, s3://BUCKET/PREFIX, instead of this checkout's own."
-    ),
-]
-Namespace = Annotated[str | None, typer.Option(help="Namespace to work in; else the context's, or ARGO_NAMESPACE.")]
-Context = Annotated[str | None, typer.Option(help="Context of KUBECONFIG; else its current one.")]
 ClusterStore = Annotated[
     str | None,
     typer.Option("--store", metavar="URL", envvar=STORE, help="The store that the cluster works with; else as its ConfigMap says."),
@@ -96,7 +80,9 @@ def run(
         session = make_session(root, declared, set_ or [], reuse_results=not no_cache, store=open_layers(root, store))
         with show.progress(quiet=as_json) as tell, _logging(root):
             finished = run_pipeline(session, again=again or no_cache, jobs=jobs, tell=tell)
-        dvc_lock.update(root, declared, session.settings, journal.standing(session.store, session.ring, finished.seal))
+        records = journal.standing(session.store, session.ring, finished.seal)
+        dvc_lock.update(root, declared, session.settings, records)
+        session.store.put_if_absent(journal.lock_document(finished.run), exported.text_of(root, declared, session.settings, records))
         show.finished(session, finished, as_json=as_json)
     if finished.error:
         raise typer.Exit(finished.error.exit_code) if as_json else finished.error
@@ -263,32 +249,6 @@ def _watch_words(name: str, namespace: str | None, context: str | None, store: s
     return shlex.join(["countersign", "watch", name, *(w for option, value in given.items() if value for w in (option, value))])
 
 
-@app.command()
-def verify(
-    run: Annotated[str, typer.Argument(help="A run's id, @latest, or the file of a bundle.")],
-    key: Annotated[list[Path] | None, typer.Option(help="Trust only this public key (PEM). May be repeated.")] = None,
-    root: Annotated[str | None, typer.Option(help="The root that was noted elsewhere when the run was made.")] = None,
-    store: StoreUrl = None,
-    as_json: AsJson = False,
-) -> None:
-    """Check a run's records and artifacts.
-
-    Every signature, every rule of the chain, every artifact byte for byte.
-    """
-    given = tuple(key or ())
-    came = "bundle" if packing.is_bundle(run) else "store" if store else ""
-    if came == "bundle":
-        opened = packing.open_bundle(Path(run))
-        result = verify_bundle(opened, keys.given_ring(given) if given else None, expected_root=root)
-    else:
-        kept = open_store(checkout(), store)
-        result = verify_chain(journal.find(kept, run), StoreReader(kept), keys.ring(kept, given), expected_root=root)
-    trust = "given with --key" if given else f"came with the {came}" if came else "unregistered local key"
-    show.verification(result, as_json=as_json, trust=trust, note=show.OWN_KEYS.format(came) if came and not given else "")
-    if not result.ok:
-        raise typer.Exit(NotVerified.exit_code)
-
-
 @app.command("compile")
 def compile_(
     check: Annotated[bool, typer.Option("--check", help="Change nothing; fail if a generated file is stale.")] = False,
@@ -318,91 +278,12 @@ def show_(
 
     Of each step: its outcome, time, digests and gates.
     """
-    kept = open_store(checkout(), store)
+    kept = opened(store)
     ring = keys.ring(kept)
     if run is None:
         show_runs.listing(kept, ring, as_json=as_json)
     else:
         show_runs.steps(journal.Journal(kept, journal.find(kept, run)), ring, as_json=as_json)
-
-
-@app.command()
-def compare(
-    a: Annotated[str, typer.Argument(help="A run's id, or @latest.")],
-    b: Annotated[str, typer.Argument(help="Another run's id.")],
-    store: StoreUrl = None,
-    as_json: AsJson = False,
-) -> None:
-    """Say how equal two runs are, by artifact.
-
-    An artifact has the same bytes, the same content, the same decisions, numbers within its tolerance, or differs.
-    """
-    kept = open_store(checkout(), store)
-    one, two = (verified(kept, journal.find(kept, name)) for name in (a, b))
-    with tempfile.TemporaryDirectory() as scratch:
-        found = compare_runs((one, kept), (two, kept), known_pipeline(one), Path(scratch))
-    show_runs.comparison(one.run, two.run, found, as_json=as_json)
-    if found.grade is Grade.DIFFERS:
-        raise typer.Exit(NotVerified.exit_code)
-
-
-@app.command()
-def reproduce(
-    run: Annotated[str, typer.Argument(help="A run's id, @latest, or the file of a bundle.")],
-    into: Annotated[Path | None, typer.Option(help="An empty folder to work in, which is kept. Without it, a temporary one.")] = None,
-    store: StoreUrl = None,
-    as_json: AsJson = False,
-) -> None:
-    """Run a run again elsewhere, and compare.
-
-    It is done apart from this checkout, at the run's commit, with its parameters and data. Every artifact is compared.
-    """
-    root = checkout()
-    kept = open_store(root, store)
-    checked = verify_bundle(packing.open_bundle(Path(run))) if packing.is_bundle(run) else verified(kept, journal.find(kept, run))
-    original = again.original_of(checked, kept)
-    warnings = again.warnings_of(original)
-    show_runs.envelope(warnings)
-    with tempfile.TemporaryDirectory(prefix="countersign-") as scratch:
-        workspace = into or Path(scratch) / "workspace"
-        again.prepare(original, root, workspace)
-        answer = again.execute(original, workspace)
-        second = local_store(workspace)
-        found = compare_runs((checked, kept), (verified(second, answer["run"]), second), known_pipeline(checked), Path(scratch))
-        show_runs.comparison(checked.run, answer["run"], found, as_json=as_json, warnings=warnings)
-    if found.grade is Grade.DIFFERS:
-        raise typer.Exit(NotVerified.exit_code)
-
-
-@app.command()
-def bundle(
-    run: Run,
-    output: Annotated[Path, typer.Option("-o", "--output", help="The file to write.")],
-    force: Annotated[bool, typer.Option("--force", help="Replace the file if it exists.")] = False,
-    store: StoreUrl = None,
-    as_json: AsJson = False,
-) -> None:
-    """Put a run's proof into one file.
-
-    Records, keys, verdicts and reports, for someone who has nothing else.
-    """
-    root = checkout()
-    kept = open_store(root, store)
-    checked = verified(kept, journal.find(kept, run))
-    data = packing.pack(checked, kept, root, known_pipeline(checked))
-    packing.write(output, data, force=force)
-    show_runs.packed(output, data, checked, as_json=as_json)
-
-
-def verified(store: Store, run: str) -> Verification:
-    """A run of the store, checked whole. Whoever uses it looks at `ok`."""
-    return verify_chain(run, StoreReader(store), keys.ring(store))
-
-
-def known_pipeline(verification: Verification) -> Pipeline | None:
-    """The declaration of a run's pipeline, where this checkout has it."""
-    name = verification.seal.pipeline if verification.seal else ""
-    return find_pipeline(name) if name in pipeline_names(checkout()) else None
 
 
 @keys_app.command()

@@ -6,7 +6,7 @@ import contextlib
 import json
 import logging
 import sys
-from collections.abc import Callable, Iterator, Mapping, MutableMapping
+from collections.abc import Callable, Iterator, Mapping, MutableMapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -16,9 +16,10 @@ from rich.text import Text
 
 from workflows.declare import Pipeline
 from workflows.plan import tasks
+from workflows.prove.anchor import State, Verdict
 from workflows.prove.record import Outcome, Seal
 from workflows.prove.signature import Keyring
-from workflows.prove.verify import Verification
+from workflows.prove.verify import Verification, commits_of
 from workflows.run.journal import standing
 from workflows.run.local import Event, Finished
 from workflows.run.logs import structlog
@@ -136,7 +137,17 @@ The keys came with the {}, so this proves only that it agrees with itself.
 Ask whoever made the run for the fingerprint of their key, compare it with the one above, and verify with --key."""
 
 
-def verification(result: Verification, *, as_json: bool, trust: str = "unregistered local key", note: str = "") -> None:
+ANCHOR = {
+    State.SAME: ("the same root", "green"),
+    State.OTHER: ("ANOTHER ROOT", "bold red"),
+    State.NONE: ("none", "dim"),
+    State.UNREACHED: ("not asked", "dim"),
+}
+
+
+def verification(
+    result: Verification, anchors: Sequence[Verdict], *, as_json: bool, trust: str = "unregistered local key", note: str = ""
+) -> None:
     """What verification found. `trust` says why the keys were believed, `note` what a reader must not overlook."""
     if as_json:
         answer(
@@ -150,6 +161,8 @@ def verification(result: Verification, *, as_json: bool, trust: str = "unregiste
                 "artifacts_elsewhere": result.elsewhere,
                 "signers": list(result.signers),
                 "trust": trust,
+                "commits": commits_of(result),
+                "anchors": [{"name": v.anchor, "state": v.state, "root": v.root, "said": v.said} for v in anchors],
             }
         )
         return
@@ -166,12 +179,20 @@ def verification(result: Verification, *, as_json: bool, trust: str = "unregiste
         if result.elsewhere:
             console.print(f"  {result.elsewhere} artifacts known by digest only: their bytes are not here")
         console.print(f"  outcome    {result.seal.outcome}")
+        for commit in commits_of(result):
+            console.print(f"  commit     {commit}{_changes(result)}")
     console.print(f"  root       {result.root}")
     for keyid in result.signers:
         console.print(f"  signed by  {keyid} ({trust})")
+    for v in anchors:
+        console.print(Text.assemble(f"  {v.anchor:<11}", ANCHOR[v.state], f": {v.said}"))
     if note:
         console.print(note, style="yellow")
     sys.stdout.flush()
+
+
+def _changes(result: Verification) -> str:
+    return ", with changes" if any(r.code.dirty for r in result.records.values()) else ""
 
 
 def _decision(seal: Seal) -> str:
