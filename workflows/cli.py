@@ -101,9 +101,9 @@ def submit(
     store: ClusterStore = None,
     as_json: AsJson = False,
 ) -> None:
-    """Run a pipeline on a cluster with Argo Workflows: this checkout's code, as it is now.
+    """Run a pipeline on a cluster.
 
-    The same submission twice is one workflow: the second is told where the first is.
+    It needs Argo Workflows there, and runs this checkout's code as it is now. The same submission twice is one workflow: the second is told where the first is.
 
     \b
     countersign submit loan_approval --wait
@@ -147,7 +147,9 @@ def watch(
     store: ClusterStore = None,
     as_json: AsJson = False,
 ) -> None:
-    """Follow a workflow to its end, and end as countersign run does. Leaving with Ctrl-C does not stop it.
+    """Follow a workflow to its end.
+
+    It ends as countersign run does. Leaving with Ctrl-C does not stop the workflow.
 
     \b
     countersign watch loan-approval-38f6777c0ffe
@@ -170,9 +172,9 @@ def publish(
     store: ClusterStore = None,
     as_json: AsJson = False,
 ) -> None:
-    """Bring this checkout's code and data to the cluster: what argo submit, the UI and a push start from then on.
+    """Bring code and data to the cluster.
 
-    For CI, after each push: a workflow that names only a commit finds that commit's code by what this wrote.
+    What argo submit, the UI and a schedule start from then on is this checkout's code. For CI, after each push: a workflow that names only a commit finds that commit's code by what this wrote.
 
     \b
     countersign publish
@@ -201,9 +203,9 @@ def reconcile(
     store: ClusterStore = None,
     as_json: AsJson = False,
 ) -> None:
-    """Submit commits whose push was lost on its way: those of the branches in params/triggers.yaml, as the push would have.
+    """Submit commits whose push was lost.
 
-    It reads this clone and fetches nothing: git fetch first.
+    Those of the branches in params/triggers.yaml, as the push would have. It reads this clone and fetches nothing: git fetch first.
 
     \b
     git fetch && countersign reconcile
