@@ -103,7 +103,8 @@ def submit(
 ) -> None:
     """Run a pipeline on a cluster.
 
-    It needs Argo Workflows there, and runs this checkout's code as it is now. The same submission twice is one workflow: the second is told where the first is.
+    It needs Argo Workflows there, and runs this checkout's code as it is now. The same submission twice is one
+    workflow: the second is told where the first is.
 
     \b
     countersign submit loan_approval --wait
@@ -174,7 +175,8 @@ def publish(
 ) -> None:
     """Bring code and data to the cluster.
 
-    What argo submit, the UI and a schedule start from then on is this checkout's code. For CI, after each push: a workflow that names only a commit finds that commit's code by what this wrote.
+    What argo submit, the UI and a schedule start from then on is this checkout's code. For CI, after each push: a
+    workflow that names only a commit finds that commit's code by what this wrote.
 
     \b
     countersign publish

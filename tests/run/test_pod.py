@@ -68,21 +68,21 @@ class Cluster:
             file.write(self.files)
         shutil.unpack_archive(self.scratch / "code.tar", top, filter="data")
         out = top / "out"
-        told = {**self.env, "COUNTERSIGN_WORKFLOW": self.uid, "COUNTERSIGN_CODE": self.code, "COUNTERSIGN_OUTPUTS": str(out)}
-        said = Home(path=top, env=self.home.env).finish(
-            Home(path=top, env=self.home.env).start("-m", module, *words, **told, COUNTERSIGN_MESSAGE=str(top / "message"), **env)
-        )
+        told = {"COUNTERSIGN_WORKFLOW": self.uid, "COUNTERSIGN_CODE": self.code, "COUNTERSIGN_OUTPUTS": str(out)}
+        told["COUNTERSIGN_MESSAGE"] = str(top / "message")
+        home = Home(path=top, env=self.home.env)
+        said = home.finish(home.start("-m", module, *words, **{**self.env, **told, **env}))
         name = "@".join(words[1:]) if module.endswith("driver") else words[0]
         self.outputs[name.replace("--item@", "")] = {p.name: p.read_text() for p in out.glob("*")} if out.exists() else {}
         self.message = (top / "message").read_text() if (top / "message").exists() else ""
         return said
 
     def plan(self, **env: str) -> Said:
-        return self.pod("workflows.cluster", "plan", "toy", COUNTERSIGN_REVISION="0" * 40, **env)
+        return self.pod("workflows.cluster", "plan", "toy", **{"COUNTERSIGN_REVISION": "0" * 40, **env})
 
     def step(self, name: str, item: str | None = None, **env: str) -> Said:
         words = ("toy", name) if item is None else ("toy", name, "--item", item)
-        return self.pod("workflows.run.driver", *words, COUNTERSIGN_PLAN=self.outputs["plan"]["plan"], **env)
+        return self.pod("workflows.run.driver", *words, **{"COUNTERSIGN_PLAN": self.outputs["plan"]["plan"], **env})
 
     def steps(self) -> None:
         for name, item in TASKS:
