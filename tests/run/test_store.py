@@ -218,18 +218,18 @@ def test_of_many_who_claim_at_once_one_prevails(store: Store) -> None:
 
 
 def test_documents_are_listed_by_name(store: Store) -> None:
-    for name in ("runs/x/steps/b", "runs/x/steps/a", "runs/x/other", "runs/y/other", "runs/xy/other"):
+    for name in ("plans/x/steps/b", "plans/x/steps/a", "plans/x/other", "plans/y/other", "plans/xy/other"):
         store.put_document(name, name.encode())
-    assert store.list_documents("runs/x") == {
-        "other": b"runs/x/other",
-        "steps/a": b"runs/x/steps/a",
-        "steps/b": b"runs/x/steps/b",
+    assert store.list_documents("plans/x") == {
+        "other": b"plans/x/other",
+        "steps/a": b"plans/x/steps/a",
+        "steps/b": b"plans/x/steps/b",
     }
-    assert store.list_folders("runs") == ["x", "xy", "y"]
+    assert store.list_folders("plans") == ["x", "xy", "y"]
     assert store.list_documents("none") == {}
     assert store.list_folders("none") == []
-    assert store.get_document("runs/z/other") is None
-    assert store.get_document("runs/x") is None
+    assert store.get_document("plans/z/other") is None
+    assert store.get_document("plans/x") is None
 
 
 def test_more_documents_than_a_page_holds(store: Store) -> None:
