@@ -290,7 +290,11 @@ def _key_volume(key: str) -> m.Volume:
 
 
 def _store() -> list[Any]:
-    found = [_configured("COUNTERSIGN_STORE", "store"), _configured("AWS_ENDPOINT_URL_S3", "endpoint"), _configured("AWS_REGION", "region")]
+    found: list[Any] = [
+        _configured("COUNTERSIGN_STORE", "store"),
+        _configured("AWS_ENDPOINT_URL_S3", "endpoint"),
+        _configured("AWS_REGION", "region"),
+    ]
     found += [
         SecretEnv(name=key, secret_name="countersign-store", secret_key=key, optional=True)  # noqa: S106  # a name, no password
         for key in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")
