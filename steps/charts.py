@@ -79,7 +79,7 @@ def calibration(points: Sequence[Mapping[str, float]], title: str) -> Markup:
             '<path class="grid" d="M{x0} {y}H{x1}M{x} {y0}V{y1}"/><text class="tick" x="{tx}" y="{ty}" text-anchor="end">{t}</text>'
             '<text class="tick" x="{x}" y="{bottom}" text-anchor="middle">{t}</text>'
         ).format(
-            x0=x(start), x1=x(1), y0=y(start), y1=y(1), x=x(t), y=y(t), tx=edge - 6, ty=y(t) + 4, bottom=size - edge + 16, t=f"{t:.0%}"
+            x0=x(start), x1=x(1), y0=y(start), y1=y(1), x=x(t), y=y(t), tx=edge - 6, ty=y(t) + 4, bottom=size - edge + 16, t=f"{t * 100:g}%"
         )
         for t in ticks
     ]

@@ -30,6 +30,7 @@ MEASURES = {
 }
 NONE, MINUS = "\N{EN DASH}", "\N{MINUS SIGN}"
 NOTICES = 3  # declined applications shown as examples
+SHOWN = 12  # bars of a plot: more are read in the table below it
 
 
 class ReportParams(Params):
@@ -84,8 +85,11 @@ def report(  # noqa: PLR0913 - one argument an input
             _attribute(fairness, name) for name in sorted(fairness["out_of_fold"]["attributes"], key=lambda n: (n.count("+"), n))
         ],
         "drift": drift,
+        "drift_plot": _drift_plot(drift, _psi_limit(gates)),
+        "psi_limit": _psi_limit(gates),
         "moved": sorted(drift["features"].items(), key=lambda f: (-f[1]["psi"], f[0])),
         "importance": _importance(importance),
+        "features": importance["points"],
         "common_reasons": _common(reasons),
         "notices": _notices(reasons),
         "flow": _flow(ingestion, masking, validation, evaluation),
@@ -192,10 +196,22 @@ def _attribute(fairness: Report, name: str) -> Report:
 
 
 def _importance(importance: Report) -> str:
-    shown = importance["points"][:12]
+    shown = importance["points"][:SHOWN]
     most = max((p["contribution"] for p in shown), default=0.0) or 1.0
     items = [charts.Bar(label=p["feature"], value=p["contribution"], said=number(p["contribution"])) for p in shown]
     return charts.bars(items, "Mean absolute contribution of each feature to the score", most=most)
+
+
+def _psi_limit(gates: Iterable[Report]) -> float | None:
+    """What a gate asks of the feature that moved most; None where no gate asks that."""
+    return next((r["at_most"] for g in gates for r in g["rules"] if r["metric"] == "max_psi" and "at_most" in r), None)
+
+
+def _drift_plot(drift: Report, limit: float | None) -> str:
+    shown = sorted(drift["features"].items(), key=lambda f: (-f[1]["psi"], f[0]))[:SHOWN]
+    most = max(1.1 * (limit or 0.0), *(f["psi"] for _, f in shown)) or 1.0
+    items = [charts.Bar(label=name, value=f["psi"], said=number(f["psi"]), muted=not f["drifted"]) for name, f in shown]
+    return charts.bars(items, "Population stability index of the features that moved most", most=most, mark=limit)
 
 
 def _common(reasons: pa.Table) -> list[tuple[str, str, int]]:

@@ -8,6 +8,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -26,6 +27,7 @@ columns:
   - {name: age, type: int64, nullable: false}
 """
 PARAMS = "pick:\n  at_least: 0\nwork:\n  mode: fine\n  seconds: 0.0\n"
+HELD = ("--set", "work.mode=held")
 POLICY = "enough:\n  - metric: total\n    at_least: 100\n    because: three people of forty are a hundred and twenty years, twice\n"
 
 
@@ -60,17 +62,37 @@ class Home:
             start_new_session=True,
         )
 
-    def ask(self, *words: str, cwd: Path | None = None, **env: str) -> Said:
+    def ask(self, *words: str, cwd: Path | None = None, within: float = 240, **env: str) -> Said:
         """`countersign` with these words."""
-        return self.finish(self.start("-m", "workflows.cli", *words, cwd=cwd, **env))
+        return self.finish(self.start("-m", "workflows.cli", *words, cwd=cwd, **env), within)
 
     def drive(self, *words: str, **env: str) -> Said:
         """One task, as DVC or Argo start it."""
         return self.finish(self.start("-m", "workflows.run.driver", *words, **env))
 
-    def finish(self, process: subprocess.Popen[str]) -> Said:
+    def hold(self) -> subprocess.Popen[str]:
+        """A run whose two slow steps are at work, and stay so until `let_go`."""
+        self.toy.mkdir(exist_ok=True)
+        (self.toy / "hold").touch()
+        process = self.start("-m", "workflows.cli", "run", "toy", *HELD)
+        deadline = time.monotonic() + 120
+        while len(list(self.toy.glob("at-work-*"))) < 2:
+            assert process.poll() is None, process.communicate()
+            assert time.monotonic() < deadline, "the steps did not begin"
+            time.sleep(0.02)
+        return process
+
+    def let_go(self) -> None:
+        (self.toy / "hold").unlink()
+
+    @property
+    def toy(self) -> Path:
+        """Where held steps say that they are at work, and look whether they may go on."""
+        return Path(self.env["TOY_FOLDER"])
+
+    def finish(self, process: subprocess.Popen[str], within: float = 240) -> Said:
         try:
-            out, err = process.communicate(timeout=120)
+            out, err = process.communicate(timeout=within)
         finally:
             if process.poll() is None:
                 os.killpg(process.pid, signal.SIGKILL)
@@ -150,6 +172,7 @@ def make_home(top: Path, scratch: Path) -> Home:
         "COUNTERSIGN_KEYS": str(scratch / "keys"),
         "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
         "COLUMNS": "200",
+        "TOY_FOLDER": str(scratch / "toy"),
     }
     return Home(path=top, env={**env, "DVC_NO_ANALYTICS": "1", "DVC_SITE_CACHE_DIR": str(scratch / "dvc"), "HOME": str(scratch)})
 

@@ -1,4 +1,4 @@
-"""The command line: the only place that parses arguments, chooses adapters and exits."""
+"""The command line: the only place that parses arguments, chooses adapters and exits; `cli_audit` is its other half."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import json
 import os
 import shlex
 import sys
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any, cast
@@ -14,54 +13,49 @@ from typing import Annotated, Any, cast
 import typer
 
 from workflows import show, show_cluster, show_runs
+from workflows.cli_audit import AsJson, Context, Namespace, StoreUrl, audit, opened
 from workflows.cluster import connect, following, publishing, reconciling, results, submitting
 from workflows.cluster.interface import Progress, Workflows
 from workflows.cluster.places import store_url
-from workflows.compile import dvc_lock
+from workflows.compile import dvc_lock, exported
 from workflows.declare import Pipeline
-from workflows.errors import BadInput, CountersignError, NotVerified, Problem, Temporary
-from workflows.prove.bundle import verify_bundle
-from workflows.prove.compare import Grade
-from workflows.prove.verify import Verification
-from workflows.prove.verify import verify as verify_chain
-from workflows.run import journal, keys, packing
-from workflows.run import reproduce as again
-from workflows.run.comparing import compare_runs
+from workflows.errors import BadInput, CountersignError, Problem, Temporary
+from workflows.run import journal, keys
+from workflows.run.driver import explained
+from workflows.run.interrupt import heard_once
 from workflows.run.local import run_pipeline
 from workflows.run.lock import only_one
 from workflows.run.parameters import overrides_of
-from workflows.run.reader import StoreReader
-from workflows.run.session import checkout, find_pipeline, imported_from, local_store, pipeline_names
+from workflows.run.session import checkout, find_pipeline, imported_from, pipeline_names
 from workflows.run.single import log_to, make_session, told
 from workflows.run.store.interface import Store
 from workflows.run.store.open import STORE, open_layers, open_store
 
 app = typer.Typer(
     help="Run machine-learning pipelines so that someone who was not there can verify them.",
-    no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
 # What Typer raises for any misuse: it exports only a kind of it.
 USAGE_ERROR = cast("type[typer.BadParameter]", typer.BadParameter.__mro__[1])
-keys_app = typer.Typer(help="Keys of this machine: they never leave it.", no_args_is_help=True)
+keys_app = typer.Typer(help="Keys of this machine: they never leave it.")
 app.add_typer(keys_app, name="keys")
+app.add_typer(audit)
 
-AsJson = Annotated[bool, typer.Option("--json", help="Answer in JSON.")]
-Run = Annotated[str, typer.Argument(help="A run's id, or @latest.")]
-StoreUrl = Annotated[
-    str | None,
-    typer.Option(
-        "--store", metavar="URL", envvar=STORE, help="A store that is shared, s3://BUCKET/PREFIX, instead of this checkout's own."
-    ),
-]
-Namespace = Annotated[str | None, typer.Option(help="Namespace to work in; else the context's, or ARGO_NAMESPACE.")]
-Context = Annotated[str | None, typer.Option(help="Context of KUBECONFIG; else its current one.")]
 ClusterStore = Annotated[
     str | None,
     typer.Option("--store", metavar="URL", envvar=STORE, help="The store that the cluster works with; else as its ConfigMap says."),
 ]
+
+
+@app.callback(invoke_without_command=True)
+@keys_app.callback(invoke_without_command=True)
+def _help(context: typer.Context) -> None:
+    # Typer's own way of showing the help comes as an error that says "Usage:".
+    if context.invoked_subcommand is None:
+        print(context.get_help(), file=sys.stderr)
+        raise typer.Exit(BadInput.exit_code)
 
 
 @app.command()
@@ -86,10 +80,12 @@ def run(
         session = make_session(root, declared, set_ or [], reuse_results=not no_cache, store=open_layers(root, store))
         with show.progress(quiet=as_json) as tell, _logging(root):
             finished = run_pipeline(session, again=again or no_cache, jobs=jobs, tell=tell)
-        dvc_lock.update(root, declared, session.settings, journal.standing(session.store, session.ring, finished.seal))
+        records = journal.standing(session.store, session.ring, finished.seal)
+        dvc_lock.update(root, declared, session.settings, records)
+        session.store.put_if_absent(journal.lock_document(finished.run), exported.text_of(root, declared, session.settings, records))
         show.finished(session, finished, as_json=as_json)
     if finished.error:
-        raise finished.error
+        raise typer.Exit(finished.error.exit_code) if as_json else finished.error
 
 
 @app.command()
@@ -105,9 +101,10 @@ def submit(
     store: ClusterStore = None,
     as_json: AsJson = False,
 ) -> None:
-    """Run a pipeline on a cluster with Argo Workflows: this checkout's code, as it is now.
+    """Run a pipeline on a cluster.
 
-    The same submission twice is one workflow: the second is told where the first is.
+    It needs Argo Workflows there, and runs this checkout's code as it is now. The same submission twice is one
+    workflow: the second is told where the first is.
 
     \b
     countersign submit loan_approval --wait
@@ -151,7 +148,9 @@ def watch(
     store: ClusterStore = None,
     as_json: AsJson = False,
 ) -> None:
-    """Follow a workflow to its end, and end as countersign run does. Leaving with Ctrl-C does not stop it.
+    """Follow a workflow to its end.
+
+    It ends as countersign run does. Leaving with Ctrl-C does not stop the workflow.
 
     \b
     countersign watch loan-approval-38f6777c0ffe
@@ -174,9 +173,10 @@ def publish(
     store: ClusterStore = None,
     as_json: AsJson = False,
 ) -> None:
-    """Bring this checkout's code and data to the cluster: what argo submit, the UI and a push start from then on.
+    """Bring code and data to the cluster.
 
-    For CI, after each push: a workflow that names only a commit finds that commit's code by what this wrote.
+    What argo submit, the UI and a schedule start from then on is this checkout's code. For CI, after each push: a
+    workflow that names only a commit finds that commit's code by what this wrote.
 
     \b
     countersign publish
@@ -205,9 +205,9 @@ def reconcile(
     store: ClusterStore = None,
     as_json: AsJson = False,
 ) -> None:
-    """Submit commits whose push was lost on its way: those of the branches in params/triggers.yaml, as the push would have.
+    """Submit commits whose push was lost.
 
-    It reads this clone and fetches nothing: git fetch first.
+    Those of the branches in params/triggers.yaml, as the push would have. It reads this clone and fetches nothing: git fetch first.
 
     \b
     git fetch && countersign reconcile
@@ -253,35 +253,15 @@ def _watch_words(name: str, namespace: str | None, context: str | None, store: s
     return shlex.join(["countersign", "watch", name, *(w for option, value in given.items() if value for w in (option, value))])
 
 
-@app.command()
-def verify(
-    run: Annotated[str, typer.Argument(help="A run's id, @latest, or the file of a bundle.")],
-    key: Annotated[list[Path] | None, typer.Option(help="Trust only this public key (PEM). May be repeated.")] = None,
-    root: Annotated[str | None, typer.Option(help="The root that was noted elsewhere when the run was made.")] = None,
-    store: StoreUrl = None,
-    as_json: AsJson = False,
-) -> None:
-    """Check a run's chain of records and every artifact it names."""
-    given = tuple(key or ())
-    came = "bundle" if packing.is_bundle(run) else "store" if store else ""
-    if came == "bundle":
-        opened = packing.open_bundle(Path(run))
-        result = verify_bundle(opened, keys.given_ring(given) if given else None, expected_root=root)
-    else:
-        kept = open_store(checkout(), store)
-        result = verify_chain(journal.find(kept, run), StoreReader(kept), keys.ring(kept, given), expected_root=root)
-    trust = "given with --key" if given else f"came with the {came}" if came else "unregistered local key"
-    show.verification(result, as_json=as_json, trust=trust, note=show.OWN_KEYS.format(came) if came and not given else "")
-    if not result.ok:
-        raise typer.Exit(NotVerified.exit_code)
-
-
 @app.command("compile")
 def compile_(
     check: Annotated[bool, typer.Option("--check", help="Change nothing; fail if a generated file is stale.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Write dvc.yaml and the Argo manifests from the declarations."""
+    """Write dvc.yaml and the Argo manifests.
+
+    They follow from the declarations and parameters, and are committed.
+    """
     from workflows.compile import everything
 
     root = checkout()
@@ -298,8 +278,11 @@ def show_(
     store: StoreUrl = None,
     as_json: AsJson = False,
 ) -> None:
-    """List the runs, or show the steps of one: outcome, time, digests, gates."""
-    kept = open_store(checkout(), store)
+    """List the runs, or the steps of one.
+
+    Of each step: its outcome, time, digests and gates.
+    """
+    kept = opened(store)
     ring = keys.ring(kept)
     if run is None:
         show_runs.listing(kept, ring, as_json=as_json)
@@ -307,84 +290,13 @@ def show_(
         show_runs.steps(journal.Journal(kept, journal.find(kept, run)), ring, as_json=as_json)
 
 
-@app.command()
-def compare(
-    a: Annotated[str, typer.Argument(help="A run's id, or @latest.")],
-    b: Annotated[str, typer.Argument(help="Another run's id.")],
-    store: StoreUrl = None,
-    as_json: AsJson = False,
-) -> None:
-    """Say how equal two runs are, artifact by artifact: bytes, content, decisions, tolerance or differs."""
-    kept = open_store(checkout(), store)
-    one, two = (verified(kept, journal.find(kept, name)) for name in (a, b))
-    with tempfile.TemporaryDirectory() as scratch:
-        found = compare_runs((one, kept), (two, kept), known_pipeline(one), Path(scratch))
-    show_runs.comparison(one.run, two.run, found, as_json=as_json)
-    if found.grade is Grade.DIFFERS:
-        raise typer.Exit(NotVerified.exit_code)
-
-
-@app.command()
-def reproduce(
-    run: Annotated[str, typer.Argument(help="A run's id, @latest, or the file of a bundle.")],
-    into: Annotated[Path | None, typer.Option(help="An empty folder to work in, which is kept. Without it, a temporary one.")] = None,
-    store: StoreUrl = None,
-    as_json: AsJson = False,
-) -> None:
-    """Run a run again, apart from this checkout, at its commit, with its parameters and data, and compare every artifact."""
-    root = checkout()
-    kept = open_store(root, store)
-    checked = verify_bundle(packing.open_bundle(Path(run))) if packing.is_bundle(run) else verified(kept, journal.find(kept, run))
-    original = again.original_of(checked, kept)
-    warnings = again.warnings_of(original)
-    show_runs.envelope(warnings)
-    with tempfile.TemporaryDirectory(prefix="countersign-") as scratch:
-        workspace = into or Path(scratch) / "workspace"
-        again.prepare(original, root, workspace)
-        answer = again.execute(original, workspace)
-        second = local_store(workspace)
-        found = compare_runs((checked, kept), (verified(second, answer["run"]), second), known_pipeline(checked), Path(scratch))
-        show_runs.comparison(checked.run, answer["run"], found, as_json=as_json, warnings=warnings)
-    if found.grade is Grade.DIFFERS:
-        raise typer.Exit(NotVerified.exit_code)
-
-
-@app.command()
-def bundle(
-    run: Run,
-    output: Annotated[Path, typer.Option("-o", "--output", help="The file to write.")],
-    force: Annotated[bool, typer.Option("--force", help="Replace the file if it exists.")] = False,
-    store: StoreUrl = None,
-    as_json: AsJson = False,
-) -> None:
-    """Put a run's records, keys, verdicts and reports into one file, for someone who has nothing else."""
-    root = checkout()
-    kept = open_store(root, store)
-    checked = verified(kept, journal.find(kept, run))
-    data = packing.pack(checked, kept, root, known_pipeline(checked))
-    packing.write(output, data, force=force)
-    show_runs.packed(output, data, checked, as_json=as_json)
-
-
-def verified(store: Store, run: str) -> Verification:
-    """A run of the store, checked whole. Whoever uses it looks at `ok`."""
-    return verify_chain(run, StoreReader(store), keys.ring(store))
-
-
-def known_pipeline(verification: Verification) -> Pipeline | None:
-    """The declaration of a run's pipeline, where this checkout has it."""
-    name = verification.seal.pipeline if verification.seal else ""
-    return find_pipeline(name) if name in pipeline_names(checkout()) else None
-
-
 @keys_app.command()
-def init() -> None:
-    """Make this machine's signing key and masking key, where there are none."""
-    made = keys.init()
-    for path in made:
-        print(f"made {path}")
-    if not made:
-        print(f"nothing to do: the keys are in {keys.folder()}")
+def init(*, as_json: AsJson = False) -> None:
+    """Make this machine's keys, if missing.
+
+    One signs records, one masks identities. Keys that are there stay as they are.
+    """
+    show.keys_made(keys.init(), keys.folder(), as_json=as_json)
 
 
 def _logging(root: Path) -> Any:
@@ -402,9 +314,10 @@ def main(words: list[str] | None = None) -> None:
     debug = "--debug" in words
     if debug:
         os.environ["COUNTERSIGN_DEBUG"] = "1"
-    sys.exit(
-        _guarded(lambda: app(args=[w for w in words if w != "--debug"], prog_name="countersign", standalone_mode=False), words, debug=debug)
-    )
+    plain = [w for w in words if w != "--debug"]
+    with heard_once():
+        code = _guarded(lambda: app(args=plain, prog_name="countersign", standalone_mode=False), words, debug=debug)
+    sys.exit(code)
 
 
 def _use_code_of_checkout(words: list[str]) -> None:
@@ -419,26 +332,40 @@ def _use_code_of_checkout(words: list[str]) -> None:
 def _guarded(command: Callable[[], object], words: list[str], *, debug: bool) -> int:
     try:
         code = command()
+        sys.stdout.flush()
     except typer.Exit as exit_:
         return exit_.exit_code
     except typer.Abort:
         return Temporary.exit_code
+    except (SystemExit, BrokenPipeError):
+        # Whoever read the answer has gone (rich exits by itself then), so nobody knows how it ended.
+        _let_go_of_stdout()
+        return Temporary.exit_code
     except USAGE_ERROR as error:
         # `format_message` is what Typer itself would print.
-        print(f"error: {error.format_message()}\nhint: countersign --help", file=sys.stderr)
-        return BadInput.exit_code
-    except CountersignError as error:
+        return _tell(BadInput(error.format_message(), hint="countersign --help"), words)
+    except (Exception, KeyboardInterrupt) as error:
         if debug:
             raise
-        if "--json" in words:
-            print(json.dumps({"error": type(error).__name__, "problems": [str(p) for p in error.problems], "hint": error.hint}))
-        else:
-            print(told(error), file=sys.stderr)
-        return error.exit_code
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        return Temporary.exit_code
+        return _tell(explained(error, "countersign"), words)
     return code if isinstance(code, int) else 0
+
+
+def _tell(error: CountersignError, words: list[str]) -> int:
+    said = {"error": type(error).__name__, "problems": [str(p) for p in error.problems], "hint": error.hint}
+    try:
+        if "--json" in words:
+            print(json.dumps(said), flush=True)
+            return error.exit_code
+    except OSError:
+        _let_go_of_stdout()  # it may be what the error is about
+    print(told(error), file=sys.stderr)
+    return error.exit_code
+
+
+def _let_go_of_stdout() -> None:
+    """Let the interpreter, which flushes stdout at its end, find nothing to complain about."""
+    sys.stdout = open(os.devnull, "w")  # noqa: PTH123, SIM115
 
 
 if __name__ == "__main__":

@@ -6,7 +6,8 @@ import contextlib
 import json
 import logging
 import sys
-from collections.abc import Callable, Iterator, Mapping, MutableMapping
+from collections.abc import Callable, Iterator, Mapping, MutableMapping, Sequence
+from pathlib import Path
 from typing import Any, Protocol
 
 from rich.console import Console
@@ -15,9 +16,10 @@ from rich.text import Text
 
 from workflows.declare import Pipeline
 from workflows.plan import tasks
+from workflows.prove.anchor import State, Verdict
 from workflows.prove.record import Outcome, Seal
 from workflows.prove.signature import Keyring
-from workflows.prove.verify import Verification
+from workflows.prove.verify import Verification, commits_of
 from workflows.run.journal import standing
 from workflows.run.local import Event, Finished
 from workflows.run.logs import structlog
@@ -89,7 +91,8 @@ def finished(kept: Kept, done: Finished, *, as_json: bool, workflow: Mapping[str
     if as_json:
         artifacts = [{"name": i.name, "sha256": i.sha256, "bytes": i.size, "path": paths.get(i.name)} for i in done.seal.outputs]
         known = {"run": done.run, "root": done.root, "outcome": done.seal.outcome, "unchanged": done.unchanged}
-        answer({**(workflow or {}), **known, "gates": verdicts, "artifacts": artifacts})
+        problems = [str(p) for p in done.error.problems] if done.error else []
+        answer({**(workflow or {}), **known, "gates": verdicts, "artifacts": artifacts, "problems": problems})
         return
     console = Console(highlight=False, soft_wrap=True)
     if done.unchanged:
@@ -118,12 +121,33 @@ def compiled(paths: list[str], changed: list[str], *, as_json: bool) -> None:
         print(f"{'written' if path in changed else 'fresh  '} {path}")
 
 
+def keys_made(made: list[Path], folder: Path, *, as_json: bool) -> None:
+    """Which keys were made, or that they were there."""
+    if as_json:
+        answer({"made": list(map(str, made)), "folder": str(folder)})
+        return
+    for path in made:
+        print(f"made {path}")
+    if not made:
+        print(f"nothing to do: the keys are in {folder}")
+
+
 OWN_KEYS = """\
 The keys came with the {}, so this proves only that it agrees with itself.
 Ask whoever made the run for the fingerprint of their key, compare it with the one above, and verify with --key."""
 
 
-def verification(result: Verification, *, as_json: bool, trust: str = "unregistered local key", note: str = "") -> None:
+ANCHOR = {
+    State.SAME: ("the same root", "green"),
+    State.OTHER: ("ANOTHER ROOT", "bold red"),
+    State.NONE: ("none", "dim"),
+    State.UNREACHED: ("not asked", "dim"),
+}
+
+
+def verification(
+    result: Verification, anchors: Sequence[Verdict], *, as_json: bool, trust: str = "unregistered local key", note: str = ""
+) -> None:
     """What verification found. `trust` says why the keys were believed, `note` what a reader must not overlook."""
     if as_json:
         answer(
@@ -137,6 +161,8 @@ def verification(result: Verification, *, as_json: bool, trust: str = "unregiste
                 "artifacts_elsewhere": result.elsewhere,
                 "signers": list(result.signers),
                 "trust": trust,
+                "commits": commits_of(result),
+                "anchors": [{"name": v.anchor, "state": v.state, "root": v.root, "said": v.said} for v in anchors],
             }
         )
         return
@@ -153,12 +179,20 @@ def verification(result: Verification, *, as_json: bool, trust: str = "unregiste
         if result.elsewhere:
             console.print(f"  {result.elsewhere} artifacts known by digest only: their bytes are not here")
         console.print(f"  outcome    {result.seal.outcome}")
+        for commit in commits_of(result):
+            console.print(f"  commit     {commit}{_changes(result)}")
     console.print(f"  root       {result.root}")
     for keyid in result.signers:
         console.print(f"  signed by  {keyid} ({trust})")
+    for v in anchors:
+        console.print(Text.assemble(f"  {v.anchor:<11}", ANCHOR[v.state], f": {v.said}"))
     if note:
         console.print(note, style="yellow")
     sys.stdout.flush()
+
+
+def _changes(result: Verification) -> str:
+    return ", with changes" if any(r.code.dirty for r in result.records.values()) else ""
 
 
 def _decision(seal: Seal) -> str:

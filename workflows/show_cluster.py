@@ -40,7 +40,7 @@ class _Watched:
             self.console.print("  the cluster answers again", style="dim")
         self.away = None
         for name, message in failed_attempts(update):
-            self._once(name, "tried again", Text.assemble(f"  {name:<{WIDTH}}", ("again   ", "yellow"), f" {message}"))
+            self._once(name, "tried again", Text.assemble(f"  {name:<{WIDTH}}", ("failed  ", "yellow"), f" tried again: {message}"))
         tasks = tasks_of(update)
         for t in tasks:
             if t.ended:

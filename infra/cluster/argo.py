@@ -3,25 +3,55 @@
 from __future__ import annotations
 
 import json
+import os
+import sys
+from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 from infra.cluster.choose import Kind
 from infra.cluster.kube import Kube
 from infra.cluster.loading import load_kind, load_local
-from infra.cluster.process import ProgramFailed
+from infra.cluster.process import ProgramFailed, run
 from infra.cluster.progress import Phase, wait_for
 from infra.cluster.services import READY_SECONDS
-from infra.cluster.settings import ROOT, Places
+from infra.cluster.settings import ROOT, STORE_NAMESPACE, STORE_SECRET, Places
 from workflows.errors import Temporary
 
-OVERLAYS = ROOT / "infra/argo/overlays"
+WORKFLOWS = ROOT / "infra/argo/overlays"
+EVENTS = ROOT / "infra/events/overlays"
+# Each keeps what is there, and prints no value.
+WORKFLOW_SECRETS = (ROOT / "infra/argo/secrets", "--store", f"{STORE_NAMESPACE}/{STORE_SECRET}")
+EVENT_SECRETS = (sys.executable, ROOT / "infra/events/make_secrets.py")
 STEP_IMAGE = ROOT / "infra/images/build"
-MANAGED = "--field-manager=countersign"
 
 
-def overlay_phase(kube: Kube, name: str) -> Phase:
-    """Applied at every `up`, as it costs little and a manifest may have changed; then every deployment in it is waited for."""
-    return Phase(name=f"Argo ({name})", holds=lambda: False, make=lambda: apply(kube, OVERLAYS / name), done="runs")
+def workflow_phases(kube: Kube, overlay: str, *, secrets: bool = True) -> Iterator[Phase]:
+    """Argo itself, where the overlay has it apart, so that its definitions are known; then the environment and its Secrets."""
+    yield from overlays(kube, WORKFLOWS, f"{overlay}/argo", overlay)
+    if secrets and WORKFLOW_SECRETS[0].exists():
+        yield secrets_phase(kube, "secrets", WORKFLOW_SECRETS)
+
+
+def event_phases(kube: Kube, overlay: str) -> Iterator[Phase]:
+    """Argo Events itself, then the Secrets, without which the bus would not start, then bus, sources and sensors."""
+    yield from overlays(kube, EVENTS, f"{overlay}/controller")
+    if EVENT_SECRETS[1].exists():
+        yield secrets_phase(kube, "secrets of events", EVENT_SECRETS)
+    yield from overlays(kube, EVENTS, overlay)
+
+
+def overlays(kube: Kube, parent: Path, *names: str) -> Iterator[Phase]:
+    """Those that the checkout has. Applied at every `up`, as a manifest may have changed; then their deployments are waited for."""
+    for folder in (parent / n for n in names):
+        if (folder / "kustomization.yaml").exists():
+            name = str(folder.relative_to(ROOT / "infra")).replace("/overlays", "")
+            yield Phase(name=name, holds=lambda: False, make=partial(apply, kube, folder), done="applied")
+
+
+def secrets_phase(kube: Kube, name: str, words: tuple[str | Path, ...]) -> Phase:
+    env = {**kube.env, "PATH": f"{kube.kubectl.parent}:{os.environ['PATH']}"}
+    return Phase(name=name, holds=lambda: False, make=lambda: run(*words, env=env), done="made")
 
 
 def apply(kube: Kube, folder: Path) -> None:
@@ -79,8 +109,6 @@ def step_image_phase(places: Places, kind: Kind) -> Phase:
 
 def build_step_image(places: Places, kind: Kind) -> tuple[str, ...]:
     """Builds the image with the project's own script and loads it; its names."""
-    from infra.cluster.process import run
-
     places.archives.mkdir(parents=True, exist_ok=True)
     archive = places.archives / "steps.tar"
     run(STEP_IMAGE, archive, cwd=ROOT)

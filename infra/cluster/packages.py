@@ -33,9 +33,10 @@ NEEDS = (
     Need(program="iptables", package="iptables"),
     Need(program="ip", package="iproute2"),
     Need(program="conntrack", package="conntrack"),
-    Need(program="buildah", package="buildah"),
     Need(program="umount", package="mount"),
 )
+# What the steps' image is built with.
+STEP_IMAGE_NEEDS = (Need(program="buildah", package="buildah"), Need(program="mmdebstrap", package="mmdebstrap"))
 CNI_PACKAGE = "containernetworking-plugins"
 
 
@@ -44,8 +45,10 @@ def cni_folder() -> Path:
     return next((f for f in CNI_FOLDERS if all((f / p).exists() for p in CNI_PROGRAMS)), CNI_FOLDERS[0])
 
 
-def missing_packages(has: Callable[[str], object] = shutil.which, cni: Callable[[], Path] = cni_folder) -> tuple[str, ...]:
-    lacking = {n.package for n in NEEDS if not has(n.program)}
+def missing_packages(
+    *, step_image: bool, has: Callable[[str], object] = shutil.which, cni: Callable[[], Path] = cni_folder
+) -> tuple[str, ...]:
+    lacking = {n.package for n in (*NEEDS, *(STEP_IMAGE_NEEDS if step_image else ())) if not has(n.program)}
     if not all((cni() / p).exists() for p in CNI_PROGRAMS):
         lacking.add(CNI_PACKAGE)
     return tuple(sorted(lacking))
@@ -55,9 +58,9 @@ def install_line(packages: Iterable[str]) -> str:
     return f"apt-get install --no-install-recommends {' '.join(packages)}"
 
 
-def phase(*, install: bool) -> Phase:
+def phase(*, install: bool, step_image: bool) -> Phase:
     def make() -> None:
-        lacking = missing_packages()
+        lacking = missing_packages(step_image=step_image)
         if not install or not shutil.which("apt-get"):
             raise BadInput(
                 Problem(what="the local cluster needs programs that this machine lacks", got=f"no {', '.join(lacking)}"),
@@ -67,7 +70,9 @@ def phase(*, install: bool) -> Phase:
         run("apt-get", "update", "-qq", env=env)
         run("apt-get", "install", "-y", "-qq", "--no-install-recommends", *lacking, env=env)
 
-    return Phase(name="packages", holds=lambda: not missing_packages(), make=make, done="installed", takes="apt-get install")
+    return Phase(
+        name="packages", holds=lambda: not missing_packages(step_image=step_image), make=make, done="installed", takes="apt-get install"
+    )
 
 
 def require_local() -> None:

@@ -31,9 +31,9 @@ class Wishes:
 
 def up(places: Places, kind: Kind, wishes: Wishes) -> Kube:
     """Brings the cluster up; safe to repeat, and safe to cut short."""
-    if wishes.overlay and not (argo.OVERLAYS / wishes.overlay).is_dir():
-        there = sorted(p.name for p in argo.OVERLAYS.glob("*") if p.is_dir())
-        raise BadInput(Problem(what=f"no overlay {wishes.overlay}", where=str(argo.OVERLAYS), expected=", ".join(there) or "one"))
+    if wishes.overlay and not (argo.WORKFLOWS / wishes.overlay).is_dir():
+        there = sorted(p.name for p in argo.WORKFLOWS.glob("*") if p.is_dir())
+        raise BadInput(Problem(what=f"no overlay {wishes.overlay}", where=str(argo.WORKFLOWS), expected=", ".join(there) or "one"))
     if kind is Kind.EXISTING:
         return on_existing(places, wishes)
     (packages.require_local if kind is Kind.LOCAL else require_kind)()
@@ -55,12 +55,12 @@ def on_existing(places: Places, wishes: Wishes) -> Kube:
         )
     line("cluster", f"answers, {len(kube.nodes())} node(s)")
     if wishes.overlay:
-        carry_out([upstream.phase(), argo.overlay_phase(kube, wishes.overlay)])
+        carry_out([upstream.phase(), *argo.workflow_phases(kube, wishes.overlay, secrets=False)])
     return kube
 
 
 def on_local(places: Places, wishes: Wishes) -> Kube:
-    carry_out([packages.phase(install=wishes.install_packages)])
+    carry_out([packages.phase(install=wishes.install_packages, step_image=wishes.step_image and argo.STEP_IMAGE.exists())])
     carry_out(local_phases_before_kubectl(places, wishes))
     kube = connect(places, str(places.kubeconfig))
     carry_out(local_phases_after(places, kube))
@@ -71,7 +71,7 @@ def on_local(places: Places, wishes: Wishes) -> Kube:
 def local_phases_before_kubectl(places: Places, wishes: Wishes) -> Iterator[Phase]:
     groups = programs.wanted(promotion=wishes.promotion)
     yield from programs.phases(places, groups)
-    yield images.phase(places, every_image(wishes), "buildah")
+    yield images.phase(places, every_image(wishes))
     yield Phase(name="links", holds=lambda: False, make=lambda: programs.link_programs(places, groups))
     yield network.phase(places)
     yield control_plane.phase(places)
@@ -117,7 +117,7 @@ def on_kind(places: Places, wishes: Wishes) -> Kube:
     groups = programs.wanted(promotion=wishes.promotion)
     chosen = service_images(promotion=wishes.promotion)
     (places.state / "kind").touch()
-    carry_out([*programs.phases(places, groups), images.phase(places, chosen, "docker"), kind_phase(places)])
+    carry_out([*programs.phases(places, groups), images.phase(places, chosen), kind_phase(places)])
     programs.link_programs(places, groups)
     kube = connect(places, str(places.kubeconfig))
     carry_out([loading.kind_phase(places, chosen)])
@@ -141,7 +141,6 @@ def install(places: Places, kube: Kube, kind: Kind, wishes: Wishes) -> None:
     """What both kinds of cluster on this machine get: the store, Argo where the checkout has it, the steps' image."""
     carry_out([services.store_phase(places, kube, local=kind is Kind.LOCAL), upstream.phase()])
     overlay = wishes.overlay or "local"
-    if (argo.OVERLAYS / overlay).is_dir():
-        carry_out([argo.overlay_phase(kube, overlay)])
+    carry_out([*argo.workflow_phases(kube, overlay), *argo.event_phases(kube, overlay)])
     if wishes.step_image and argo.STEP_IMAGE.exists():
         carry_out([argo.step_image_phase(places, kind)])

@@ -318,7 +318,7 @@ def test_on_a_terminal_what_is_at_work_has_a_line_of_its_own(lab: Home, api: Fak
 
 
 @contextlib.contextmanager
-def terminal(lab: Home, *words: str) -> Iterator[Callable[[str], str]]:
+def terminal(lab: Home, *words: str, patience: float = 60) -> Iterator[Callable[[str], str]]:
     """A command on a terminal of its own; call what is yielded to get what was shown since the last call, up to some words."""
     mine, its = pty.openpty()
     command = [sys.executable, "-m", "workflows.cli", *words]
@@ -326,7 +326,7 @@ def terminal(lab: Home, *words: str) -> Iterator[Callable[[str], str]]:
     os.close(its)
 
     def read(until: str) -> str:
-        deadline, shown = time.monotonic() + 60, ""
+        deadline, shown = time.monotonic() + patience, ""
         while until not in shown:
             assert time.monotonic() < deadline, shown
             if select.select([mine], [], [], 0.2)[0]:

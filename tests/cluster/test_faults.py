@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -21,8 +22,9 @@ SLOW = ("--set", "work.mode=slow", "--set", "work.seconds=25")
 @pytest.fixture(scope="module")
 def space(cluster: None) -> Iterator[Space]:
     del cluster
-    yield new_space("faults")
-    kubectl("delete", "namespace", "faults", "--wait=false")
+    name = f"faults-{os.environ.get('PYTEST_XDIST_WORKER', 'one')}"
+    yield new_space(name)
+    kubectl("delete", "namespace", name, "--wait=false")
 
 
 @pytest.fixture
@@ -258,12 +260,13 @@ def test_suspended_and_resumed_by_hand(toy: Toy) -> None:
 
 
 def test_a_gate_that_says_no_ends_the_workflow_with_its_evidence(toy: Toy) -> None:
-    name = toy.submit("--set", "pick.at_least=50")
+    toy.home.write("params/policies/toy.yaml", toy.home.read("params/policies/toy.yaml").replace(b"at_least: 100", b"at_least: 1000"))
+    name = toy.submit()
     assert toy.ended(name).phase is Phase.FAILED
     refused = toy.node(name, "join")
     assert refused.exit_code == 3
     assert "gate enough" in refused.message
-    assert "expected at least 100" in refused.message
+    assert "expected at least 1000, got 240" in refused.message
     sound(toy, name, "refused")
 
 

@@ -54,15 +54,11 @@ def test_groups_are_no_tasks_and_attempts_are_one() -> None:
     assert found[0].message == "Unschedulable: 0/1 nodes are available"
 
 
-def test_an_attempt_that_failed_is_told_while_the_task_goes_on() -> None:
-    trying = workflow(
-        node("work", "Running", "Retry", children=["wf-work(0)"]), node("work(0)", "Failed", code=75, message="error: the store is away")
-    )
-    assert failed_attempts(trying) == [("work(0)", "the store is away")]
-    given_up = workflow(
-        node("work", "Failed", "Retry", children=["wf-work(0)"]), node("work(0)", "Failed", code=75, message="error: the store is away")
-    )
-    assert failed_attempts(given_up) == []
+def test_an_attempt_that_failed_is_told_once_there_is_another() -> None:
+    failed = node("work(0)", "Failed", code=75, message="error: the store is away")
+    assert failed_attempts(workflow(node("work", "Running", "Retry", children=["wf-work(0)"]), failed)) == []
+    both = node("work", "Running", "Retry", children=["wf-work(0)", "wf-work(1)"])
+    assert failed_attempts(workflow(both, failed, node("work(1)", "Running"))) == [("work(0)", "the store is away")]
 
 
 def test_the_exit_handler_has_a_name_that_means_something() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 import os
 import subprocess
@@ -93,12 +94,33 @@ def test_a_module_that_is_not_required_is_named() -> None:
 @pytest.mark.parametrize("image", [*images.NODE_IMAGES, *images.SERVICE_IMAGES, *images.PROMOTION_IMAGES], ids=lambda i: i.name)
 def test_an_image_says_its_user_as_a_number_and_has_a_path(image: images.Image) -> None:
     """Without a numeric user `runAsNonRoot` refuses it; without PATH kubeadm's commands are not found in it."""
-    lines = image.containerfile.splitlines()
-    assert lines[0] == "FROM scratch"
-    assert f"USER {image.user}" in lines
-    assert any(line.startswith("ENV PATH=/bin") for line in lines)
+    assert image.config["User"].isdecimal()
+    assert "PATH=/bin" in image.config["Env"]
+    assert image.config["Entrypoint"] == [f"/bin/{image.file}"]
     assert image.reference.startswith("localhost/")
     assert image.file in recipes.recipe(recipes.EVERY[image.group]).programs
+
+
+def test_an_archive_holds_the_program_and_is_the_same_every_time(tmp_path: Path) -> None:
+    program = tmp_path / "program"
+    program.write_bytes(b"#!program")
+    written = []
+    for n, time in enumerate((1, 10**9)):
+        os.utime(program, (time, time))
+        (tmp_path / str(n)).mkdir()
+        written.append(images.write_archive(images.PAUSE, program, tmp_path / str(n)).read_bytes())
+    assert written[0] == written[1]
+    path = tmp_path / "0/image.tar"
+    assert loading.names_in(path) == (images.PAUSE.reference,)
+    with tarfile.open(path) as outer:
+        (entry,) = json.loads(outer.extractfile("manifest.json").read())  # type: ignore[union-attr]
+        config = outer.extractfile(entry["Config"]).read()  # type: ignore[union-attr]
+        layer = outer.extractfile(entry["Layers"][0]).read()  # type: ignore[union-attr]
+    assert entry["Config"] == f"{hashlib.sha256(config).hexdigest()}.json"
+    assert json.loads(config)["rootfs"]["diff_ids"] == [f"sha256:{hashlib.sha256(layer).hexdigest()}"]
+    with tarfile.open(fileobj=BytesIO(layer)) as inner:
+        assert {m.name: (m.mode, m.uid) for m in inner} == {"bin": (0o755, 0), "bin/pause": (0o755, 0), "tmp": (0o1777, 0)}
+        assert inner.extractfile("bin/pause").read() == b"#!program"  # type: ignore[union-attr]
 
 
 def test_kubeadm_is_told_of_the_images_that_are_built() -> None:
@@ -160,15 +182,17 @@ def test_kubeconfig_decides_then_what_is_there_then_docker(places: Places) -> No
 
 
 def test_missing_packages_are_named_with_the_line_that_brings_them() -> None:
-    lacking = packages.missing_packages(has=lambda program: program not in {"runc", "ctr", "containerd"}, cni=lambda: Path("/nowhere"))
+    lacking = packages.missing_packages(
+        step_image=False, has=lambda program: program not in {"runc", "ctr", "containerd"}, cni=lambda: Path("/nowhere")
+    )
     assert lacking == ("containerd", "containernetworking-plugins", "runc")
     assert packages.install_line(lacking) == "apt-get install --no-install-recommends containerd containernetworking-plugins runc"
 
 
 def test_a_machine_that_lacks_packages_is_told_how_to_get_them(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(packages, "missing_packages", lambda: ("buildah", "runc"))
+    monkeypatch.setattr(packages, "missing_packages", lambda **_: ("buildah", "runc"))
     with pytest.raises(BadInput) as caught:
-        packages.phase(install=False).make()
+        packages.phase(install=False, step_image=True).make()
     assert "buildah, runc" in str(caught.value)
     assert "apt-get install --no-install-recommends buildah runc" in caught.value.hint
     assert "--install-packages" in caught.value.hint

@@ -11,6 +11,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import boto3
 import pytest
@@ -43,11 +44,20 @@ class Cluster:
     home: Home
     scratch: Path
     env: dict[str, str]
-    code: str
-    files: bytes
+    client: Any
+    code: str = ""
+    files: bytes = b""
     uid: str = "uid-1"
     outputs: dict[str, dict[str, str]] = field(default_factory=dict)
     pods: int = 0
+
+    def publish(self) -> None:
+        """Put the checkout's code where pods find it."""
+        self.files = archive(self.home.path, tree_files(self.home.path))
+        d = digest.of_bytes(self.files)
+        bucket = self.env["COUNTERSIGN_STORE"].removeprefix("s3://")
+        self.client.put_object(Bucket=bucket, Key=f"files/md5/{d.md5[:2]}/{d.md5[2:]}", Body=self.files)
+        self.code = f"{d.sha256}:{d.md5}:{d.size}"
 
     def pod(self, module: str, *words: str, **env: str) -> Said:
         """Run a program where only the code is, and note what it puts out."""
@@ -58,21 +68,21 @@ class Cluster:
             file.write(self.files)
         shutil.unpack_archive(self.scratch / "code.tar", top, filter="data")
         out = top / "out"
-        told = {**self.env, "COUNTERSIGN_WORKFLOW": self.uid, "COUNTERSIGN_CODE": self.code, "COUNTERSIGN_OUTPUTS": str(out)}
-        said = Home(path=top, env=self.home.env).finish(
-            Home(path=top, env=self.home.env).start("-m", module, *words, **told, COUNTERSIGN_MESSAGE=str(top / "message"), **env)
-        )
+        told = {"COUNTERSIGN_WORKFLOW": self.uid, "COUNTERSIGN_CODE": self.code, "COUNTERSIGN_OUTPUTS": str(out)}
+        told["COUNTERSIGN_MESSAGE"] = str(top / "message")
+        home = Home(path=top, env=self.home.env)
+        said = home.finish(home.start("-m", module, *words, **{**self.env, **told, **env}))
         name = "@".join(words[1:]) if module.endswith("driver") else words[0]
         self.outputs[name.replace("--item@", "")] = {p.name: p.read_text() for p in out.glob("*")} if out.exists() else {}
         self.message = (top / "message").read_text() if (top / "message").exists() else ""
         return said
 
     def plan(self, **env: str) -> Said:
-        return self.pod("workflows.cluster", "plan", "toy", COUNTERSIGN_REVISION="0" * 40, **env)
+        return self.pod("workflows.cluster", "plan", "toy", **{"COUNTERSIGN_REVISION": "0" * 40, **env})
 
     def step(self, name: str, item: str | None = None, **env: str) -> Said:
         words = ("toy", name) if item is None else ("toy", name, "--item", item)
-        return self.pod("workflows.run.driver", *words, COUNTERSIGN_PLAN=self.outputs["plan"]["plan"], **env)
+        return self.pod("workflows.run.driver", *words, **{"COUNTERSIGN_PLAN": self.outputs["plan"]["plan"], **env})
 
     def steps(self) -> None:
         for name, item in TASKS:
@@ -104,14 +114,11 @@ def cluster(home: Home, server: str, tmp_path: Path) -> Cluster:
         "s3", endpoint_url=server
     )
     client.create_bucket(Bucket=bucket, CreateBucketConfiguration={"LocationConstraint": "eu-central-1"})
-    files = archive(home.path, tree_files(home.path))
-    d = digest.of_bytes(files)
-    client.put_object(Bucket=bucket, Key=f"files/md5/{d.md5[:2]}/{d.md5[2:]}", Body=files)
     scratch = tmp_path / "pods"
     scratch.mkdir()
-    return Cluster(
-        home=home, scratch=scratch, env={**env, "COUNTERSIGN_STORE": f"s3://{bucket}"}, code=f"{d.sha256}:{d.md5}:{d.size}", files=files
-    )
+    found = Cluster(home=home, scratch=scratch, env={**env, "COUNTERSIGN_STORE": f"s3://{bucket}"}, client=client)
+    found.publish()
+    return found
 
 
 def digests(cluster: Cluster) -> dict[str, str]:
@@ -180,12 +187,14 @@ def test_a_sealed_run_that_is_retried_by_hand_goes_on_in_a_new_run(cluster: Clus
 
 
 def test_a_gate_that_says_no_says_so_on_the_node(cluster: Cluster) -> None:
-    cluster.plan(COUNTERSIGN_OVERRIDES='{"pick.at_least": 50}')
+    policy = cluster.home.read("params/policies/toy.yaml").replace(b"at_least: 100", b"at_least: 1000")
+    cluster.home.write("params/policies/toy.yaml", policy)
+    cluster.publish()
+    cluster.plan()
     for name, item in TASKS[:3]:
         assert cluster.step(name, item).code == 0
     assert cluster.step("join").code == 3
-    assert cluster.message.startswith("refused: gate enough: total: total: below")
-    assert "expected at least 100, got 50" in cluster.message
+    assert cluster.message.startswith("refused: gate enough: total: total: 240 is below 1000")
     cluster.seal()
     assert cluster.ask("verify", cluster.outputs["plan"]["run"], "--json").json["outcome"] == "refused"
 

@@ -8,7 +8,7 @@ import sys
 
 from workflows.cluster.planning import plan
 from workflows.cluster.sealing import seal
-from workflows.errors import CountersignError
+from workflows.run.interrupt import heard_once
 from workflows.run.session import checkout, find_pipeline
 from workflows.run.single import log_to, say
 from workflows.run.store.open import STORE, open_store
@@ -21,17 +21,21 @@ def main(words: list[str] | None = None) -> int:
     parser.add_argument("pipeline")
     asked = parser.parse_args(words)
     log_to(sys.stderr.fileno())
-    try:
-        root, pipeline = checkout(), find_pipeline(asked.pipeline)
-        store = open_store(root, os.environ.get(STORE))
-        if asked.what == "plan":
-            print(f"run {plan(root, pipeline, store)}")
-            return 0
-        done = seal(root, pipeline, store)
-        print(f"{done.run} {done.seal.outcome}, root {done.root}" if done else "no run was planned: there is nothing to seal")
-    except (CountersignError, KeyboardInterrupt) as error:
-        return say(error)
+    with heard_once():
+        try:
+            print(_done(asked.what, asked.pipeline))
+        except (Exception, KeyboardInterrupt) as error:
+            return say(error, f"{asked.pipeline}: {asked.what}")
     return 0
+
+
+def _done(what: str, name: str) -> str:
+    root, pipeline = checkout(), find_pipeline(name)
+    store = open_store(root, os.environ.get(STORE))
+    if what == "plan":
+        return f"run {plan(root, pipeline, store)}"
+    done = seal(root, pipeline, store)
+    return f"{done.run} {done.seal.outcome}, root {done.root}" if done else "no run was planned: there is nothing to seal"
 
 
 if __name__ == "__main__":

@@ -114,10 +114,10 @@ def tasks_of(progress: Progress) -> list[TaskState]:
 
 
 def failed_attempts(progress: Progress) -> list[tuple[str, str]]:
-    """(Name, message) of each attempt that failed while its task goes on: it is being tried again."""
+    """(Name, message) of each attempt that failed and was followed by another."""
     by_id = {n.id: n for n in progress.nodes}
-    trying = [n for n in progress.nodes if n.kind == "Retry" and not n.phase.ended]
-    return [(c.name, said(c.message)) for n in trying for i in n.children if (c := by_id.get(i)) and c.phase.bad]
+    followed = [i for n in progress.nodes if n.kind == "Retry" for i in n.children[:-1]]
+    return [(c.name, said(c.message)) for i in followed if (c := by_id.get(i)) and c.phase.bad]
 
 
 def said(message: str) -> str:

@@ -1,4 +1,4 @@
-"""What a pod may say to the cluster it runs in: one annotation on its own workflow. The standard library is enough for that."""
+"""What a pod may say to the cluster it runs in: a few words on its own workflow. The standard library is enough for that."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ SERVER_ERROR = 500
 UNNOTED = "the run is sealed, but its root could not be noted"
 
 
-def annotate(annotations: Mapping[str, str]) -> None:
-    """Note these on the workflow that this pod belongs to."""
+def annotate(annotations: Mapping[str, str], labels: Mapping[str, str]) -> None:
+    """Note these on the workflow that this pod belongs to, beside what is noted there. By a label it is found, too."""
     name, namespace = wanted(NAME), wanted(NAMESPACE)
     host, port = wanted("KUBERNETES_SERVICE_HOST"), wanted("KUBERNETES_SERVICE_PORT")
     url = f"https://{f'[{host}]' if ':' in host else host}:{port}/apis/argoproj.io/v1alpha1/namespaces/{namespace}/workflows/{name}"
@@ -30,7 +30,7 @@ def annotate(annotations: Mapping[str, str]) -> None:
         request = urllib.request.Request(
             url,
             method="PATCH",
-            data=json.dumps({"metadata": {"annotations": dict(annotations)}}).encode(),
+            data=json.dumps({"metadata": {"annotations": dict(annotations), "labels": dict(labels)}}).encode(),
             headers={
                 "Authorization": f"Bearer {(ACCOUNT / 'token').read_text().strip()}",
                 "Content-Type": "application/merge-patch+json",

@@ -11,6 +11,8 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Any, Protocol
 
+from workflows.prove import digest
+
 API_VERSION = "argoproj.io/v1alpha1"
 CONFIG = "countersign"
 """The ConfigMap that says what an installation runs: store, image, published code."""
@@ -19,9 +21,17 @@ CONFIG = "countersign"
 PIPELINE = "countersign/pipeline"  # label
 REVISION = "countersign/revision"  # label; only where the code is exactly that commit
 ENVIRONMENT = "countersign/environment"  # label
-RUN = "countersign/run"  # annotation, by the exit handler
+RUN = "countersign/run"  # annotation, by the exit handler; as a label, too, so that a run's workflow is found: `run_label`
 ROOT = "countersign/root"  # likewise
 OUTCOME = "countersign/outcome"  # likewise
+
+
+LONGEST_LABEL = 63
+
+
+def run_label(run: str) -> str:
+    """A run's id as a label's value. Kubernetes allows 63 characters; of a longer one, the start and a digest."""
+    return run if len(run) <= LONGEST_LABEL else f"{run[: LONGEST_LABEL - 13]}-{digest.of_bytes(run.encode()).sha256[:12]}"
 
 
 class Phase(StrEnum):

@@ -12,7 +12,7 @@ from workflows.plan import tasks
 from workflows.prove.record import Item
 from workflows.run.parameters import OVERRIDE
 from workflows.run.planned import Plan, write_plan
-from workflows.run.pod import OUTPUTS, WORKFLOW, as_text, die_as_interrupted, put_out, wanted
+from workflows.run.pod import OUTPUTS, WORKFLOW, as_text, put_out, wanted
 from workflows.run.pointers import pointer_of
 from workflows.run.session import Session, open_journal
 from workflows.run.single import make_session
@@ -30,7 +30,6 @@ def plan(root: Path, pipeline: Pipeline, store: Store) -> str:
 
     Started again, for the same workflow, it comes to the same plan and the same run.
     """
-    die_as_interrupted()
     uid = wanted(WORKFLOW)
     session = make_session(root, pipeline, _overrides(), store=store)
     tree, code = session.snapshot()  # before data arrives: it is no part of the code

@@ -4,28 +4,33 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
+from workflows.cluster.anchors.object_lock import MOST_DAYS, LockedObjects, Mode
 from workflows.cluster.incluster import annotate
-from workflows.compile import dvc_lock
-from workflows.compile.gather import gather
+from workflows.cluster.interface import OUTCOME, ROOT, RUN, run_label
+from workflows.compile import exported
 from workflows.declare import Pipeline
-from workflows.errors import BadInput, NotVerified, Problem, Temporary
+from workflows.errors import BadInput, CountersignError, NotVerified, Problem, Temporary
 from workflows.names import argo_name
 from workflows.plan import Task, tasks
 from workflows.prove.record import Seal
 from workflows.run.driver import abandon
-from workflows.run.journal import Journal, standing
+from workflows.run.journal import Journal, lock_document, standing
 from workflows.run.planned import read_plan
 from workflows.run.pod import OUTPUTS, WORKFLOW, planned_session, put_out, wanted
 from workflows.run.session import Session, last_claimed, open_journal
 from workflows.run.store.interface import Store
+from workflows.run.store.s3 import S3Store
 
 FAILURES = "COUNTERSIGN_FAILURES"
 """JSON: what Argo says of each node that failed."""
+LOCK_DAYS = "COUNTERSIGN_LOCK_DAYS"
+"""For how many days the root is locked in S3; without it, it is not."""
+LOCK_MODE = "COUNTERSIGN_LOCK_MODE"
+"""`COMPLIANCE`, the default, or `GOVERNANCE`."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -55,9 +60,44 @@ def seal(root: Path, pipeline: Pipeline, store: Store) -> Sealed | None:
         journal.seal(pipeline=pipeline.name, tasks=names, keys=session.ring, signer=session.signer, sealed=session.clock())
     sealed, digest = journal.read_seal(session.ring)
     _export(session, journal, sealed)
-    annotate({"countersign/run": journal.run, "countersign/root": digest, "countersign/outcome": str(sealed.outcome)})
     put_out(Path(wanted(OUTPUTS)), {"run": journal.run, "root": digest, "outcome": str(sealed.outcome)})
+    _anchor(store, journal.run, digest, sealed)
     return Sealed(run=journal.run, root=digest, seal=sealed)
+
+
+def _anchor(store: Store, run: str, root: str, sealed: Seal) -> None:
+    """Note the root outside the store. One place that cannot be reached keeps it from no other."""
+    annotations = {RUN: run, ROOT: root, OUTCOME: str(sealed.outcome)}
+    failures: list[CountersignError] = []
+    notes: tuple[Callable[[], None], ...] = (
+        lambda: annotate(annotations, {RUN: run_label(run)}),
+        lambda: _lock(store, run, root),
+    )
+    for note in notes:
+        try:
+            note()
+        except CountersignError as error:
+            failures.append(error)
+    if failures:
+        # What may pass is tried again by Argo, and then both are.
+        raise next((f for f in failures if isinstance(f, Temporary)), failures[0])
+
+
+def _lock(store: Store, run: str, root: str) -> None:
+    days, mode = os.environ.get(LOCK_DAYS, ""), os.environ.get(LOCK_MODE) or Mode.COMPLIANCE
+    if not days:
+        return
+    if not days.isdecimal() or len(days) > len(str(MOST_DAYS)):
+        raise BadInput(Problem(what="not a number of days", where=f"{LOCK_DAYS}, key lock_days of the ConfigMap", got=days[:40]))
+    if mode not in set(Mode):
+        raise BadInput(
+            Problem(
+                what="no mode of a lock", where=f"{LOCK_MODE}, key lock_mode of the ConfigMap", expected=" or ".join(Mode), got=mode[:40]
+            )
+        )
+    if not isinstance(store, S3Store):
+        raise BadInput(Problem(what="a folder has no object lock", where=store.place), hint=f"leave {LOCK_DAYS} out, or use a store in S3")
+    LockedObjects(store=store).lock(run, root, int(days), Mode(mode))
 
 
 def failed_nodes(pipeline: Pipeline, text: str) -> dict[str, str]:
@@ -101,7 +141,5 @@ def _record_deaths(session: Session, journal: Journal, said: Mapping[str, str]) 
 
 def _export(session: Session, journal: Journal, sealed: Seal) -> None:
     """The run's `dvc.lock`, for whoever checks it with DVC alone."""
-    stages: dict[str, Any] = dvc_lock.stages_of(
-        session.root, gather(session.root, session.pipeline, session.settings), standing(session.store, session.ring, sealed)
-    )
-    session.store.put_document(f"exports/{journal.run}/dvc.lock", dvc_lock.merged("", stages).encode())
+    text = exported.text_of(session.root, session.pipeline, session.settings, standing(session.store, session.ring, sealed))
+    session.store.put_document(lock_document(journal.run), text)

@@ -225,12 +225,14 @@ def _planning(declared: Declared) -> Container:
 
 def _sealing(pipeline: Pipeline) -> Container:
     """The exit handler: it runs whatever happened, under an account of its own that may annotate the workflow."""
-    env = [
+    env: list[Any] = [
         Env(name="COUNTERSIGN_CODE", value="{{workflow.parameters.code}}"),
         Env(name="COUNTERSIGN_REVISION", value="{{workflow.parameters.revision}}"),
         Env(name="COUNTERSIGN_FAILURES", value="{{workflow.failures}}"),
         Env(name="COUNTERSIGN_WORKFLOW_NAME", value="{{workflow.name}}"),
         Env(name="COUNTERSIGN_NAMESPACE", value="{{workflow.namespace}}"),
+        _configured("COUNTERSIGN_LOCK_DAYS", "lock_days"),
+        _configured("COUNTERSIGN_LOCK_MODE", "lock_mode"),
     ]
     words = ("python", "-m", "workflows.cluster", "seal", pipeline.name)
     return Container(
@@ -288,7 +290,11 @@ def _key_volume(key: str) -> m.Volume:
 
 
 def _store() -> list[Any]:
-    found = [_configured("COUNTERSIGN_STORE", "store"), _configured("AWS_ENDPOINT_URL_S3", "endpoint"), _configured("AWS_REGION", "region")]
+    found: list[Any] = [
+        _configured("COUNTERSIGN_STORE", "store"),
+        _configured("AWS_ENDPOINT_URL_S3", "endpoint"),
+        _configured("AWS_REGION", "region"),
+    ]
     found += [
         SecretEnv(name=key, secret_name="countersign-store", secret_key=key, optional=True)  # noqa: S106  # a name, no password
         for key in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")

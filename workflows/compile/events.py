@@ -16,11 +16,11 @@ from typing import Any
 from ruamel.yaml.scalarstring import LiteralScalarString
 
 from workflows import names
-from workflows.compile.argo import argo_name
 from workflows.compile.interface import Declared
-from workflows.compile.text import dump
+from workflows.compile.text import dump, kustomization
 from workflows.compile.touching import paths_of
 from workflows.compile.triggers import Mapped, Triggers, mapped
+from workflows.names import argo_name
 from workflows.prove import canonical
 
 FOLDER = "infra/events/compiled"
@@ -126,9 +126,8 @@ def manifests(triggers: Triggers, pipelines: Iterable[Declared]) -> dict[str, st
         events = [_Event(host=h, repositories=_repositories(triggers, h), mapped=m, declared=known[pipeline]) for m in here for h in hosts]
         sensor = _sensor(_short(f"{argo_name(pipeline)}-{environment}"), environment, events)
         objects[f"sensor-{sensor['metadata']['name']}.yaml"] = [sensor]
-    listed = {"apiVersion": "kustomize.config.k8s.io/v1beta1", "kind": "Kustomization", "resources": sorted(objects)}
     texts = {name: "---\n".join(dump(o, COMMENT) for o in found) for name, found in objects.items()}
-    return {f"{FOLDER}/{name}": text for name, text in {**texts, "kustomization.yaml": dump(listed, COMMENT)}.items()}
+    return {f"{FOLDER}/{name}": text for name, text in {**texts, "kustomization.yaml": kustomization(objects, COMMENT)}.items()}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

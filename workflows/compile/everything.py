@@ -54,10 +54,12 @@ def texts_of(pipelines: Iterable[Declared], asked: Triggers | None = None) -> di
     for d in listed:
         try:
             texts[f"{MANIFESTS}/{manifest_path(d.pipeline)}"] = workflow_template(d)
-            if d.pipeline.schedule:
-                texts[schedules.schedule_path(d.pipeline)] = schedules.cron_workflow(d.pipeline, d.pipeline.schedule)
         except BadInput as error:
             problems += error.problems
+    try:
+        texts |= schedules.manifests([d.pipeline for d in listed])
+    except BadInput as error:
+        problems += error.problems
     if problems:
         raise BadInput(*problems)
     return texts | (events.manifests(asked, listed) if asked else {})

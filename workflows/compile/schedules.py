@@ -6,16 +6,17 @@ time make one run.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 from hera.workflows import CronWorkflow, Parameter
 from hera.workflows import models as m
 
-from workflows.compile.argo import argo_name
 from workflows.compile.dvc import COMMENT
-from workflows.compile.text import dump
+from workflows.compile.text import dump, kustomization
 from workflows.declare import Pipeline, Schedule
 from workflows.errors import BadInput, Problem
+from workflows.names import argo_name
 
 FOLDER = "infra/argo/schedules"
 LONGEST = 63 - len("-4294967295")
@@ -24,9 +25,12 @@ HISTORY = 5
 """Workflows of each outcome that are left to look at. What ran is kept by the runs' own records."""
 
 
-def schedule_path(pipeline: Pipeline) -> str:
-    """The manifest's file, from the repository's root."""
-    return f"{FOLDER}/{argo_name(pipeline.name)}.yaml"
+def manifests(pipelines: Iterable[Pipeline]) -> dict[str, str]:
+    """Path -> text of every schedule's manifest, with the kustomization that names them. `BadInput` where Argo would not take one."""
+    texts = {f"{argo_name(p.name)}.yaml": cron_workflow(p, p.schedule) for p in pipelines if p.schedule}
+    if not texts:
+        return {}
+    return {f"{FOLDER}/{name}": text for name, text in {**texts, "kustomization.yaml": kustomization(texts, COMMENT)}.items()}
 
 
 def cron_workflow(pipeline: Pipeline, schedule: Schedule) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from ruamel.yaml import YAML
@@ -28,6 +28,11 @@ def dump(value: Mapping[str, Any], comment: str) -> str:
     if load(text) != value:
         raise CountersignError(Problem(what="the generated YAML does not read back as what it was made from", where=comment))
     return text
+
+
+def kustomization(files: Iterable[str], comment: str) -> str:
+    """What `kubectl apply -k` reads of a folder."""
+    return dump({"apiVersion": "kustomize.config.k8s.io/v1beta1", "kind": "Kustomization", "resources": sorted(files)}, comment)
 
 
 def load(text: str) -> Any:

@@ -76,7 +76,7 @@ def run_task(session: Session, journal: Journal, task: Task) -> Written:
     try:
         record, verdicts = _execute(session, journal, ready)
     except (Exception, KeyboardInterrupt) as error:
-        failure = explained(error, task)
+        failure = explained(error, where_of(task))
         journal.append(_failed(session, journal, ready, failure), session.signer)
         say.warning("failed", kind=type(failure).__name__, exit_code=failure.exit_code)
         raise failure from error
@@ -138,9 +138,7 @@ def prepare(session: Session, journal: Journal, task: Task) -> Ready:
     upstream = journal.last(session.ring, task.upstream)
     for name in task.upstream:
         if name not in upstream or not upstream[name].record.outcome.good:
-            raise BadInput(
-                Problem(what=f"{name} has not been run", where=f"{task.pipeline.name}.{task.id}"), hint="run the pipeline from its start"
-            )
+            raise BadInput(Problem(what=f"{name} has not been run", where=where_of(task)), hint="run the pipeline from its start")
     started = session.clock()
     _check_clock(started, upstream)
     inputs = (*_arrived(session, task, upstream), *_taken(session, task))
@@ -150,9 +148,13 @@ def prepare(session: Session, journal: Journal, task: Task) -> Ready:
     return Ready(task=task, attempt=attempt, upstream=upstream, inputs=inputs, lineage=lineage, cache_key=key, started=started)
 
 
-def explained(error: BaseException, task: Task) -> CountersignError:
+def where_of(task: Task) -> str:
+    """How messages name a task."""
+    return f"{task.pipeline.name}.{task.id}"
+
+
+def explained(error: BaseException, where: str) -> CountersignError:
     """What to tell a person. The message of an unexpected error is withheld: it may quote personal data."""
-    where = f"{task.pipeline.name}.{task.id}"
     if isinstance(error, CountersignError):
         return error
     if isinstance(error, BadData):
@@ -165,8 +167,8 @@ def explained(error: BaseException, task: Task) -> CountersignError:
         )
     if isinstance(error, MemoryError):
         return Temporary(Problem(what="out of memory", where=where), hint="give it more memory, or run fewer steps at a time: --jobs 1")
-    if isinstance(error, OSError) and error.errno in files.FULL:
-        return files.disk_full(Path(str(error.filename or ".")))
+    if isinstance(error, OSError) and (known := files.trouble(error)):
+        return known
     frame = traceback.extract_tb(error.__traceback__)[-1]
     at = f"{'/'.join(Path(frame.filename).parts[-2:])}:{frame.lineno}"
     return CountersignError(

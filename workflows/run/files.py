@@ -9,9 +9,10 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from workflows.errors import Problem, Temporary
+from workflows.errors import BadInput, CountersignError, Problem, Temporary
 
 FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+BARRED = {errno.EACCES, errno.EPERM, errno.EROFS, errno.EIO}
 
 
 @contextlib.contextmanager
@@ -72,6 +73,16 @@ def disk_full(path: Path) -> Temporary:
         Problem(what="no room left on the disk; nothing half-written was kept", where=str(path)),
         hint="make room and run the same command again: finished steps are not repeated",
     )
+
+
+def trouble(error: OSError) -> CountersignError | None:
+    """What to tell a person whose disk is full, or who may not read or write a file; None where it is something else."""
+    if error.errno in FULL:
+        return disk_full(Path(str(error.filename or ".")))
+    if error.errno in BARRED and error.filename is not None:
+        what = f"cannot be read or written: {error.strerror}"
+        return BadInput(Problem(what=what, where=str(error.filename)), hint="see who owns it and who may use it: ls -l")
+    return None
 
 
 def _explained(error: OSError, folder: Path) -> OSError | Temporary:

@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import json
 import os
-import signal
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -44,7 +43,6 @@ MAX_MESSAGE = 3000  # bytes: Kubernetes keeps 4,096
 
 def run_in_pod(root: Path, pipeline: Pipeline, task: Task, store: Store) -> None:
     """Run one task of a planned run, or take what the same computation made before."""
-    die_as_interrupted()
     plan = read_plan(store, wanted(PLAN))
     session = planned_session(root, pipeline, plan, store)
     journal = open_journal(store, plan.run, wanted(WORKFLOW))
@@ -139,11 +137,6 @@ def leave_message(text: str) -> None:
     """Let the node say in the Argo UI what a person at a terminal is told."""
     if path := os.environ.get(MESSAGE):
         Path(path).write_bytes(text.encode()[:MAX_MESSAGE])
-
-
-def die_as_interrupted() -> None:
-    """A pod that is told to end leaves a record of it, as Ctrl-C does."""
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
 
 
 def wanted(variable: str) -> str:

@@ -172,6 +172,15 @@ def tree_files(root: Path) -> list[str]:
 
 def checkout() -> Path:
     """The repository that the current folder is in; `BadInput` where it is in none."""
+    folder = nearest_checkout()
+    if folder is None:
+        hint = "change to the folder that holds workflows/ and params/; a run in a shared store is looked at from anywhere, with --store"
+        raise BadInput(Problem(what="not inside a Countersign repository", where=str(Path.cwd())), hint=hint)
+    return folder
+
+
+def nearest_checkout() -> Path | None:
+    """Likewise; None where the current folder is in none."""
     here = Path.cwd()
     for folder in (here, *here.parents):
         if (folder / "workflows" / "declare.py").is_file():
@@ -179,9 +188,7 @@ def checkout() -> Path:
                 # Records would state the code of one checkout and hold the results of another.
                 raise BadInput(Problem(what="the code that is running is not this checkout's", where=str(folder), got=str(imported_from())))
             return folder
-    raise BadInput(
-        Problem(what="not inside a Countersign repository", where=str(here)), hint="change to the folder that holds workflows/ and params/"
-    )
+    return None
 
 
 def imported_from() -> Path:

@@ -10,10 +10,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from workflows.declare import Pipeline, problems_of
-from workflows.errors import BadInput, CountersignError, GateRefused, Problem, Temporary
+from workflows.errors import BadInput, CountersignError, GateRefused, Problem
 from workflows.plan import Task, tasks
 from workflows.run import keys, parameters
-from workflows.run.driver import prepare, reuse, run_task
+from workflows.run.driver import explained, prepare, reuse, run_task
+from workflows.run.interrupt import heard_once
 from workflows.run.journal import Journal
 from workflows.run.lock import only_one
 from workflows.run.logs import structlog
@@ -26,24 +27,25 @@ from workflows.run.store.open import STORE, open_store
 def run_single(pipeline: str, step: str, item: str | None, *, debug: bool = False) -> int:
     """Run one task and say in the exit code what came of it."""
     log_to(sys.stderr.fileno())
-    try:
-        root, declared = checkout(), find_pipeline(pipeline)
-        task = _find_task(declared, step, item)
-        with only_one(root):
-            if PLAN in os.environ:
-                run_in_pod(root, declared, task, open_store(root, os.environ.get(STORE)))
-            else:
-                _run(declared, task)
-    except (CountersignError, KeyboardInterrupt) as error:
-        if debug:
-            raise
-        return say(error)
+    with heard_once():
+        try:
+            root, declared = checkout(), find_pipeline(pipeline)
+            task = _find_task(declared, step, item)
+            with only_one(root):
+                if PLAN in os.environ:
+                    run_in_pod(root, declared, task, open_store(root, os.environ.get(STORE)))
+                else:
+                    _run(declared, task)
+        except (Exception, KeyboardInterrupt) as error:
+            if debug:
+                raise
+            return say(error, f"{pipeline}.{step}")
     return 0
 
 
-def say(error: CountersignError | KeyboardInterrupt) -> int:
+def say(error: BaseException, where: str) -> int:
     """Tell a person, on the terminal and in the Argo UI, what went wrong; the exit code that goes with it."""
-    failure = error if isinstance(error, CountersignError) else Temporary("interrupted")
+    failure = explained(error, where)
     print(told(failure), file=sys.stderr)
     leave_message(told(failure))
     return failure.exit_code
