@@ -114,7 +114,7 @@ def _render(view: Mapping[str, Any]) -> Page:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    environment.filters |= {"percent": percent, "plain": plain, "number": number, "points": points, "words": words}
+    environment.filters |= {"percent": percent, "plain": plain, "number": number, "points": points, "signed": signed, "words": words}
     return environment.get_template("report.html.j2").render(view)
 
 
@@ -125,7 +125,12 @@ def percent(value: float | None) -> str:
 
 def points(value: float | None) -> str:
     """A difference of shares: -0.0443 -> -4.4 points, with a real minus sign."""
-    return NONE if value is None else f"{value * 100:+.1f} points".replace("-", MINUS)
+    return NONE if value is None else f"{signed(value)} points"
+
+
+def signed(value: float) -> str:
+    """The same without its unit."""
+    return f"{value * 100:+.1f}".replace("-", MINUS)
 
 
 def number(value: float | None) -> str:
