@@ -141,7 +141,7 @@ ANCHOR = {
     State.SAME: ("the same root", "green"),
     State.OTHER: ("ANOTHER ROOT", "bold red"),
     State.NONE: ("none", "dim"),
-    State.UNREACHED: ("not asked", "dim"),
+    State.UNREACHED: ("not reached", "dim"),
 }
 
 
@@ -185,7 +185,7 @@ def verification(
     for keyid in result.signers:
         console.print(f"  signed by  {keyid} ({trust})")
     for v in anchors:
-        console.print(Text.assemble(f"  {v.anchor:<11}", ANCHOR[v.state], f": {v.said}"))
+        console.print(Text.assemble(f"  {v.anchor:<12}", ANCHOR[v.state], f": {v.said}"))
     if note:
         console.print(note, style="yellow")
     sys.stdout.flush()

@@ -137,7 +137,7 @@ def anchored(run: str, root: str, done: Sequence[tuple[str, str]], *, as_json: b
     console = Console(highlight=False, soft_wrap=True)
     console.print(f"{run}\n  root       {root}")
     for name, said in done:
-        console.print(f"  {name:<11}{said}")
+        console.print(f"  {name:<12}{said}")
 
 
 def _summary(journal: Journal, ring: Keyring) -> dict[str, Any]:

@@ -185,7 +185,13 @@ def test_a_cluster_that_is_away_or_hangs() -> None:
 
     assert Annotations(connect=away).look(RUN) == Unreached(why="the cluster cannot be reached")
     forever = threading.Event()
-    slow = Annotations(connect=forever.wait, seconds=0.05)  # type: ignore[arg-type]
+
+    class Slow(Fake):
+        def list(self, labels: Mapping[str, str]) -> Sequence[Listed]:  # noqa: ARG002  # the port's
+            forever.wait(60)
+            return []
+
+    slow = Annotations(connect=Slow, seconds=0.05)  # type: ignore[arg-type]
     assert slow.look(RUN) == Unreached(why="the cluster did not answer within 0.05 s")
     forever.set()
 

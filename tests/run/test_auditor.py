@@ -162,15 +162,15 @@ def test_a_root_is_noted_in_git_and_verify_finds_it(made: Pods, auditor: Home) -
     git(there.path, "config", "user.email", "t@example.org")
     store = ("--store", made.url)
     before = there.ask("verify", made.run, *store)
-    assert "git-note   not asked: refs/notes/countersign is not in this clone; to get it: git fetch origin" in before.out
+    assert "git-note    not reached: refs/notes/countersign is not in this clone; to get it: git fetch origin" in before.out
     assert there.ask("verify", made.run, *store, "--require-anchor", "git-note").code == 4
     first = there.ask("anchor", made.run, "--git-note", *store)
     assert first.code == 0, first.err
-    assert f"git-note   noted, commit {made.revision}" in first.out
+    assert f"git-note    noted, commit {made.revision}" in first.out
     assert f"stood there already, commit {made.revision}" in there.ask("anchor", made.run, "--git-note", *store).out
     after = there.ask("verify", made.run, *store, "--require-anchor", "git-note")
     assert after.code == 0, after.out
-    assert f"git-note   the same root: commit {made.revision}" in after.out
+    assert f"git-note    the same root: commit {made.revision}" in after.out
 
     # The run is rewritten as a whole by someone who has the key: the chain is sound, the note is not its root.
     forged = Pods(home=made.home, server=made.server, url="s3://bank/forged", pipeline="toy", scratch=auditor.path / "pods")
@@ -179,7 +179,7 @@ def test_a_root_is_noted_in_git_and_verify_finds_it(made: Pods, auditor: Home) -
     said = there.ask("verify", made.run, "--store", forged.url)
     assert said.code == 4
     assert "not verified anchor git-note: another root is noted" in said.out
-    assert "git-note   ANOTHER ROOT" in said.out
+    assert "git-note    ANOTHER ROOT" in said.out
 
     # The run is lost as a whole.
     gone = there.ask("verify", made.run, "--store", "s3://bank/empty")
@@ -197,7 +197,7 @@ def test_the_exit_handler_locks_the_root(made: Pods, real_s3: s3server.Server, t
     words = ("verify", pods.run, "--store", pods.url, "--require-anchor", "object-lock")
     said = reader.ask(*words)
     assert said.code == 0, said.out + said.err
-    assert f"object-lock: the same root: s3://locking/here/anchors/{pods.run}, GOVERNANCE until " in said.out
+    assert f"object-lock the same root: s3://locking/here/anchors/{pods.run}, GOVERNANCE until " in said.out
 
     longer = reader.ask("anchor", pods.run, "--lock-days", "30", "--store", pods.url, "--json")
     assert longer.code == 0, longer.err
@@ -251,7 +251,6 @@ def test_a_folder_locks_nothing(home: Home) -> None:
     assert home.ask("anchor", "@latest", "--git-note").code == 0
     said = home.ask("verify", "@latest", "--require-anchor", "git-note")
     assert said.code == 0, said.out
-    assert "annotation : not asked" not in said.out
     assert home.ask("bundle", "@latest", "-o", "toy.bundle").code == 0
     assert home.ask("verify", "toy.bundle", "--require-anchor", "git-note").code == 0
 

@@ -97,7 +97,7 @@ class Kube:
                     _headers=ONLY_METADATA,
                     _request_timeout=TIMEOUT,
                 )
-                found += map(reading.listed, answer["items"])
+                found += map(reading.listed, answer.get("items") or ())  # Kubernetes says null for none
                 page = answer["metadata"].get("continue") or ""
                 if not page:
                     return found

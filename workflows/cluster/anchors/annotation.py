@@ -16,7 +16,7 @@ from workflows.cluster.interface import ROOT, RUN, Workflows, run_label
 from workflows.errors import CountersignError
 from workflows.prove.anchor import Looked, Noted, Unreached
 
-SECONDS = 8.0  # whoever verifies does not wait for a cluster that is away
+SECONDS = 10.0  # whoever verifies does not wait for a cluster that is away
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -29,18 +29,19 @@ class Annotations:
 
     def look(self, run: str) -> Looked:
         answer: Future[Looked] = Future()
-        # A thread that nobody waits for at the end: a connection to nowhere may hang for longer than anyone has patience.
-        threading.Thread(target=self._ask, args=(run, answer), daemon=True).start()
         try:
+            workflows = self.connect()  # reads files, and imports much; nobody is asked yet
+            # A thread that nobody waits for at the end: a connection to nowhere may hang for longer than anyone has patience.
+            threading.Thread(target=self._ask, args=(workflows, run, answer), daemon=True).start()
             return answer.result(self.seconds)
         except TimeoutError:
             return Unreached(why=f"the cluster did not answer within {self.seconds:g} s")
         except CountersignError as error:
             return unreached(error)
 
-    def _ask(self, run: str, answer: Future[Looked]) -> None:
+    def _ask(self, workflows: Workflows, run: str, answer: Future[Looked]) -> None:
         try:
-            answer.set_result(self._noted(self.connect(), run))
+            answer.set_result(self._noted(workflows, run))
         except Exception as error:  # noqa: BLE001  # raised again where it was asked for
             answer.set_exception(error)
 
