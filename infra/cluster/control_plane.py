@@ -20,9 +20,9 @@ from infra.cluster.recipes import EVERY, recipe
 from infra.cluster.settings import API_PORT, NAME, NODE_ADDRESS, POD_RANGE, SERVICE_RANGE, Places
 
 CONFIG = "kubeadm.json"
-STATIC_PODS = ("etcd", "kube-apiserver", "kube-controller-manager", "kube-scheduler")
-# A few hundred pods on a small machine: what a node of its own would reserve is left to the pipelines.
-CPU_REQUEST = "25m"
+# What each asks of the processor: less than kubeadm would, as pipelines share a small machine with them, and enough that
+# they still get their turn when it is overloaded.
+STATIC_PODS = {"etcd": "100m", "kube-apiserver": "100m", "kube-controller-manager": "50m", "kube-scheduler": "50m"}
 KUBE_PROXY_USER = "system:kube-proxy"
 
 
@@ -31,9 +31,8 @@ def phase(places: Places) -> Phase:
 
 
 def is_written(places: Places) -> bool:
-    config = places.node / CONFIG
-    written = [config, places.kubeconfig, *(manifests(places) / f"{p}.yaml" for p in STATIC_PODS)]
-    return all(p.exists() for p in written) and config.read_text(encoding="utf-8") == config_text()
+    written = [places.kubeconfig, *(manifests(places) / f"{p}.yaml" for p in STATIC_PODS)]
+    return all(p.exists() for p in written) and all(p.exists() and p.read_text(encoding="utf-8") == t for p, t in inputs(places).items())
 
 
 def manifests(places: Places) -> Path:
@@ -45,9 +44,9 @@ def write(places: Places) -> None:
     """Safe to run again: a first time that was cut short starts over, later keys and kubeconfigs are kept by kubeadm."""
     if not places.kubeconfig.exists() and places.node.exists():
         shutil.rmtree(places.node)
-    places.node.mkdir(parents=True, exist_ok=True)
-    (places.node / CONFIG).write_text(config_text(), encoding="utf-8")
-    write_patches(places.node / "patches")
+    for path, text in inputs(places).items():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text, encoding="utf-8")
     for part in (("certs", "all"), ("kubeconfig", "all"), ("etcd", "local"), ("control-plane", "all")):
         kubeadm(places, "init", "phase", *part)
     proxy = kubeadm(places, "kubeconfig", "user", "--client-name", KUBE_PROXY_USER)
@@ -63,8 +62,14 @@ def kubeadm(places: Places, *words: str) -> str:
     return run(programs.program(places, "kubeadm"), *words, "--config", f"/{CONFIG}", "--rootfs", places.node)
 
 
-def config_text() -> str:
-    return "\n---\n".join(json.dumps(d) for d in kubeadm_config(versions()))
+def inputs(places: Places) -> Mapping[Path, str]:
+    """What kubeadm is given: its configuration, and what is changed in the pods that it writes."""
+    config = "\n---\n".join(json.dumps(d) for d in kubeadm_config(versions()))
+    return {places.node / CONFIG: config, **{places.node / f"patches/{p}+strategic.json": patch(p, cpu) for p, cpu in STATIC_PODS.items()}}
+
+
+def patch(pod: str, cpu: str) -> str:
+    return json.dumps({"spec": {"containers": [{"name": pod, "resources": {"requests": {"cpu": cpu}}}]}})
 
 
 def versions() -> Mapping[str, str]:
@@ -91,21 +96,15 @@ def kubeadm_config(version: Mapping[str, str]) -> list[dict[str, Any]]:
         # Writes are not forced to the disk one by one: a cluster that is made in a minute needs no more.
         "etcd": {"local": {"dataDir": "/var/lib/etcd", "imageTag": version["etcd"], "extraArgs": arguments({"unsafe-no-fsync": "true"})}},
         "apiServer": {"extraArgs": arguments({"bind-address": NODE_ADDRESS})},
-        # The pods' network hands out addresses itself.
-        "controllerManager": {"extraArgs": arguments({"allocate-node-cidrs": "false"})},
+        # The pods' network hands out addresses itself. There is nobody to lose an election to, and a busy machine loses it.
+        "controllerManager": {"extraArgs": arguments({"allocate-node-cidrs": "false", "leader-elect": "false"})},
+        "scheduler": {"extraArgs": arguments({"leader-elect": "false"})},
     }
     return [node, cluster]
 
 
 def arguments(given: Mapping[str, str]) -> list[dict[str, str]]:
     return [{"name": k, "value": v} for k, v in given.items()]
-
-
-def write_patches(folder: Path) -> None:
-    folder.mkdir(exist_ok=True)
-    for pod in STATIC_PODS:
-        container = {"name": pod, "resources": {"requests": {"cpu": CPU_REQUEST}}}
-        (folder / f"{pod}+strategic.json").write_text(json.dumps({"spec": {"containers": [container]}}))
 
 
 def place_manifests(places: Places) -> None:
