@@ -11,7 +11,7 @@ from pathlib import Path
 
 from infra.cluster.choose import Kind
 from infra.cluster.kube import Kube
-from infra.cluster.loading import load_kind, load_local
+from infra.cluster.loading import by_digest, load_kind, load_local
 from infra.cluster.process import ProgramFailed, run
 from infra.cluster.progress import Phase, wait_for
 from infra.cluster.services import READY_SECONDS
@@ -24,6 +24,8 @@ EVENTS = ROOT / "infra/events/overlays"
 WORKFLOW_SECRETS = (ROOT / "infra/argo/secrets", "--store", f"{STORE_NAMESPACE}/{STORE_SECRET}")
 EVENT_SECRETS = (sys.executable, ROOT / "infra/events/make_secrets.py")
 STEP_IMAGE = ROOT / "infra/images/build"
+NAMESPACE = "countersign"  # of the overlay `local`
+SETTINGS = "countersign"
 
 
 def workflow_phases(kube: Kube, overlay: str, *, secrets: bool = True) -> Iterator[Phase]:
@@ -97,14 +99,25 @@ def wait_for_all(kube: Kube, names: list[str]) -> None:
         ) from None
 
 
-def step_image_phase(places: Places, kind: Kind) -> Phase:
+def step_image_phase(places: Places, kind: Kind, kube: Kube) -> Phase:
+    def make() -> None:
+        name, *_ = build_step_image(places, kind)
+        configure(kube, {"image": by_digest(places, name) if kind is Kind.LOCAL else name})
+
     return Phase(
         name="step image",
         holds=lambda: False,
-        make=lambda: build_step_image(places, kind),
+        make=make,
         done="loaded",
         takes="building what has changed (minutes the first time)",
     )
+
+
+def configure(kube: Kube, settings: Mapping[str, str]) -> None:
+    """Set what pipelines' parameters take their defaults from, where the namespace has it."""
+    if kube.get("configmap", SETTINGS, "--namespace", NAMESPACE):
+        change = json.dumps({"data": dict(settings)})
+        kube.do("patch", "configmap", SETTINGS, "--namespace", NAMESPACE, "--type=merge", "--patch", change)
 
 
 def build_step_image(places: Places, kind: Kind) -> tuple[str, ...]:

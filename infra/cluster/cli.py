@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import shlex
 import sys
 import traceback
 from collections.abc import Callable, Sequence
@@ -12,9 +13,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from infra.cluster import argo, programs, services, upstream
+from infra.cluster.around import around
 from infra.cluster.choose import Kind, choose
 from infra.cluster.down import down
 from infra.cluster.kube import Kube, from_environment
+from infra.cluster.packages import require_local
 from infra.cluster.progress import carry_out
 from infra.cluster.recipes import EVERY, recipe
 from infra.cluster.settings import BUCKET, REGION, Places
@@ -57,6 +60,8 @@ def parser() -> argparse.ArgumentParser:
     one = command(commands, "load", do_load, "load an image archive into the cluster")
     one.add_argument("archive", type=Path, metavar="IMAGE_ARCHIVE.tar")
     command(commands, "image", do_image, "build the image that steps run in, and load it")
+    one = command(commands, "around", do_around, "bring the cluster up, run a command there, and take away what was brought")
+    one.add_argument("words", nargs=argparse.REMAINDER, metavar="COMMAND ...")
     command(commands, "upstream", do_upstream, "copy Argo's install manifests out of its modules into this checkout")
     one = command(commands, "programs", do_programs, "build programs into the cache and print where they lie")
     one.add_argument("names", nargs="*", metavar="PROGRAM", help="all but those for promotion, if none is named")
@@ -112,6 +117,24 @@ def next_commands(places: Places, kind: Kind) -> str:
   everything  eval "$(python infra/cluster env)"
   look        make cluster-status; kubectl get pods -A
   take away   make cluster-down"""
+
+
+def do_around(places: Places, given: argparse.Namespace) -> int:
+    kind = kind_of(places, given)
+    if kind is Kind.LOCAL and (lacking := cannot_be_built()) and not os.environ.get("COUNTERSIGN_TEST_ALL"):
+        print(f"not run: {shlex.join(given.words)}: {lacking}\n  run it as root on Linux with Go, or with KUBECONFIG set", file=sys.stderr)
+        return 0
+    wishes = Wishes(install_packages=os.environ.get("CI") == "true")
+    return around(places, kind, wishes, given.words)
+
+
+def cannot_be_built() -> str:
+    """Why no cluster can be built here; empty where one can."""
+    try:
+        require_local()
+    except BadInput as e:
+        return str(e)
+    return ""
 
 
 def do_status(places: Places, given: argparse.Namespace) -> int:

@@ -58,6 +58,15 @@ def load_local(places: Places, archive: Path) -> tuple[str, ...]:
     return names
 
 
+def by_digest(places: Places, name: str) -> str:
+    """The name that means exactly this image, whatever its tag comes to mean; the node is told it."""
+    digest = next(line.split()[2] for line in ctr(places, "images", "ls").splitlines() if line.startswith(f"{name} "))
+    reference = f"{name.rpartition(':')[0]}@{digest}"
+    ctr(places, "images", "tag", "--force", name, reference)
+    ctr(places, "images", "label", reference, f"{PIN_LABEL}=pinned")
+    return reference
+
+
 def load_kind(archive: Path) -> tuple[str, ...]:
     names = names_in(archive)
     run("kind", "load", "image-archive", archive, "--name", NAME)

@@ -143,4 +143,4 @@ def install(places: Places, kube: Kube, kind: Kind, wishes: Wishes) -> None:
     overlay = wishes.overlay or "local"
     carry_out([*argo.workflow_phases(kube, overlay), *argo.event_phases(kube, overlay)])
     if wishes.step_image and argo.STEP_IMAGE.exists():
-        carry_out([argo.step_image_phase(places, kind)])
+        carry_out([argo.step_image_phase(places, kind, kube)])
