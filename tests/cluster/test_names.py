@@ -7,7 +7,7 @@ import re
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from workflows.declare import MAX_NAME
@@ -21,6 +21,7 @@ pipelines = st.lists(st.sampled_from(["a", "b0", "loan", "z" * 30]), min_size=1,
 pipelines = pipelines.filter(lambda n: PIPELINE.fullmatch(n) is not None and len(n) <= MAX_NAME)
 commits = st.integers(0, 2**160 - 1).map("{:040x}".format)
 values = st.none() | st.booleans() | st.integers() | st.text(max_size=5) | st.lists(st.integers(), max_size=3)
+patient = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])  # a busy machine is no defect
 asked = st.fixed_dictionaries(
     {
         "pipeline": pipelines,
@@ -32,6 +33,7 @@ asked = st.fixed_dictionaries(
 )
 
 
+@patient
 @given(asked)
 def test_kubernetes_takes_every_name_with_what_argo_appends(what: dict[str, Any]) -> None:
     name = workflow_name(**what)
@@ -40,6 +42,7 @@ def test_kubernetes_takes_every_name_with_what_argo_appends(what: dict[str, Any]
     assert len(f"{name}-4294967295") <= 63
 
 
+@patient
 @given(asked, asked)
 def test_names_are_equal_where_submissions_are(a: dict[str, Any], b: dict[str, Any]) -> None:
     same = pre_image(**a) == pre_image(**b)
@@ -47,6 +50,7 @@ def test_names_are_equal_where_submissions_are(a: dict[str, Any], b: dict[str, A
     assert same == (a == b)
 
 
+@patient
 @given(asked, st.sampled_from(["pipeline", "commit", "overrides", "scheduled", "again"]), asked)
 def test_each_part_counts(what: dict[str, Any], part: str, other: dict[str, Any]) -> None:
     changed = {**what, part: other[part]}
