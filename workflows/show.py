@@ -155,6 +155,7 @@ def verification(
                 "run": result.run,
                 "root": result.root,
                 "verified": result.ok,
+                "outcome": result.seal.outcome if result.seal else None,
                 "findings": [{"where": f.where, "what": f.what} for f in result.findings],
                 "records": len(result.records),
                 "artifacts_checked": result.checked,

@@ -41,7 +41,7 @@ def sound(toy: Toy, name: str, outcome: str = "done") -> str:
     """A workflow's run is sealed, verifies byte for byte, and came to this."""
     run = toy.run_of(name)
     checked = toy.verify(run)
-    assert (checked["code"], checked["ok"], checked["outcome"]) == (0, True, outcome), checked
+    assert (checked["code"], checked["verified"], checked["outcome"]) == (0, True, outcome), checked
     return run
 
 
@@ -246,7 +246,7 @@ def test_stopped_by_hand_and_retried(toy: Toy) -> None:
     second = wait(lambda: (r := toy.run_of(name)) != first and r, "the second run is noted")
     assert second == f"{first}-2"
     sound(toy, name)
-    assert toy.verify(first)["ok"], "the first run is as it was"
+    assert toy.verify(first)["verified"], "the first run is as it was"
 
 
 def test_suspended_and_resumed_by_hand(toy: Toy) -> None:

@@ -133,7 +133,7 @@ def test_pods_and_laptop_agree_byte_for_byte(cluster: Cluster) -> None:
     assert "the run is sealed, but its root could not be noted" in sealed.err
     run = cluster.outputs["plan"]["run"]
     checked = cluster.ask("verify", run, "--json").json
-    assert checked["ok"], checked
+    assert checked["verified"], checked
     assert checked["outcome"] == "done"
     here = cluster.home.run()
     assert here["run"] == run

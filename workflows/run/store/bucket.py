@@ -54,14 +54,10 @@ class Bucket:
 
     def _make(self, read: float) -> Any:
         import boto3
-        import botocore.session
         from botocore.config import Config
 
         if self._session is None:  # it reads files and keeps what it read; it has no connections
-            core = botocore.session.Session()
-            # Nobody here looks at dates, and reading them takes a fifteenth of a small request.
-            core.get_component("response_parser_factory").set_parser_defaults(timestamp_parser=str)
-            self._session = boto3.Session(botocore_session=core)
+            self._session = boto3.Session()
         config = Config(
             connect_timeout=CONNECT,
             read_timeout=read,
