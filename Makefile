@@ -17,7 +17,8 @@ run: $(VENV)/installed ## run the loan-approval pipeline on real data
 	@countersign run loan_approval || { code=$$?; [ $$code = 3 ] || exit $$code; \
 	  echo "A gate said no. That is a decision, too: it is sealed with its evidence, and countersign run ends with exit code 3." >&2; }
 
-test: lint unit test-cluster ## everything CI checks
+test: lint unit ## everything CI checks
+	@echo "not run: the tests that need a cluster; run them as root on Linux with Go, or with KUBECONFIG set: make test-cluster"
 
 lint: $(VENV)/installed ## style, types, layers, stale generated files
 	ruff check .
@@ -28,7 +29,7 @@ lint: $(VENV)/installed ## style, types, layers, stale generated files
 
 unit: $(VENV)/installed ## the tests that need no cluster
 	@dvc pull --quiet $$(git ls-files "data/*.dvc")
-	pytest -m "not cluster"
+	pytest -m "not cluster" -n 2 --dist loadfile
 
 test-cluster: $(VENV)/installed ## the tests that need a cluster, on yours or on one that is brought up for them and taken away
 	@python infra/cluster around pytest -m cluster -n 2 --dist loadfile
