@@ -7,13 +7,16 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 export DVC_NO_ANALYTICS := 1
 export TRANSFORMERS_NO_ADVISORY_WARNINGS := 1
 
+# What DVC tracks. It is fetched where it is missing or its pointer is newer: data that somebody changed on purpose stays.
+DATA := $(basename $(shell find data -name '*.dvc' -type f))
+
+.NOTPARALLEL:
 .PHONY: help run test lint unit browser bench compile lock clean install test-cluster cluster-up cluster-status cluster-down
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
 
-run: $(VENV)/installed ## run the loan-approval pipeline on real data
-	@dvc pull --quiet $$(git ls-files "data/*.dvc")
+run: $(VENV)/installed $(DATA) ## run the loan-approval pipeline on real data
 	@countersign run loan_approval || { code=$$?; [ $$code = 3 ] || exit $$code; \
 	  echo "A gate said no. That is a decision, too: it is sealed with its evidence, and countersign run ends with exit code 3." >&2; }
 
@@ -27,11 +30,10 @@ lint: $(VENV)/installed ## style, types, layers, stale generated files
 	lint-imports
 	countersign compile --check
 
-unit: $(VENV)/installed ## the tests that need no cluster
-	@dvc pull --quiet $$(git ls-files "data/*.dvc")
+unit: $(VENV)/installed $(DATA) ## the tests that need no cluster
 	pytest -m "not cluster" -n 2 --dist loadfile
 
-test-cluster: $(VENV)/installed ## the tests that need a cluster, on yours or on one that is brought up for them and taken away
+test-cluster: $(VENV)/installed $(DATA) ## the tests that need a cluster, on yours or on one that is brought up for them and taken away
 	@python infra/cluster around pytest -m cluster -n 2 --dist loadfile
 
 bench: $(VENV)/installed ## measure, side by side with what one would use instead; writes docs/benchmarks.md
@@ -63,6 +65,10 @@ $(VENV)/installed: requirements-dev.lock pyproject.toml
 	@$(PYTHON) -m venv $(VENV)
 	@$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes -r requirements-dev.lock
 	@$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	@touch $@
+
+$(DATA): %: %.dvc | $(VENV)/installed
+	@dvc pull $<
 	@touch $@
 
 clean: ## remove what runs and tests leave behind (not the environment, not the store)

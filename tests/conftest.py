@@ -129,8 +129,8 @@ def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
     ignore = shutil.ignore_patterns("__pycache__", "loan_approval.py")
     shutil.copytree(ROOT / "workflows", top / "workflows", ignore=ignore)
     (top / "steps").mkdir()
-    shutil.copy(ROOT / "steps/__init__.py", top / "steps")
-    shutil.copy(ROOT / "steps/types.py", top / "steps")
+    for name in ("__init__.py", "types.py", "dataset.py"):
+        shutil.copy(ROOT / "steps" / name, top / "steps")
     shutil.copy(ROOT / "tests/toy/steps_toy.py", top / "steps/toy.py")
     shutil.copy(ROOT / "tests/toy/toy.py", top / "workflows/toy.py")
     shutil.copy(ROOT / "requirements.lock", top)

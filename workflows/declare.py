@@ -27,7 +27,8 @@ class Kind(StrEnum):
     TABLE = "table"
     """`pyarrow.Table`, kept as deterministic Parquet."""
     DATASET = "dataset"
-    """For tables that do not fit in memory: read as `pyarrow.dataset.Dataset`, written from a `RecordBatchReader`."""
+    """For tables that do not fit in memory: read as `pyarrow.dataset.Dataset` (see `steps.dataset`), written from a
+    `RecordBatchReader`."""
     MODEL = "model"
     """`lightgbm.Booster`, kept as LightGBM's own text."""
     REPORT = "report"

@@ -57,6 +57,10 @@ def test_it_verifies_and_dvc_agrees(ran: tuple[Home, Any, str]) -> None:
     assert home.ask("verify", answer["run"]).code == 0
     done = home.finish(home.start("-m", "dvc", "status"))
     assert "up to date" in done.out
+    # Pushed artifacts hold rows about people: they must not slip into the next commit.
+    assert "pushed" in home.finish(home.start("-m", "dvc", "push")).out
+    changed = subprocess.run(["git", "status", "--porcelain"], cwd=home.path, capture_output=True, text=True, check=True).stdout
+    assert changed.splitlines() == ["?? dvc.lock"]
 
 
 def test_it_is_reproduced_to_the_byte_elsewhere(ran: tuple[Home, Any, str]) -> None:

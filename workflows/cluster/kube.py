@@ -241,7 +241,7 @@ def _explained(error: ApiException, what: str, place: str) -> CountersignError:
     if status == NOT_FOUND and not _status(error):
         return BadInput(
             Problem(what="Argo Workflows is not installed on this cluster", where=place),
-            hint="install it (docs/operating.md), or choose another cluster with --context",
+            hint="install it (docs/install.md), or choose another cluster with --context",
         )
     hints = {
         401: "the cluster does not know you: log in anew, or renew the file that KUBECONFIG names",

@@ -66,7 +66,9 @@ def _dump_table(table: Any, path: Path) -> None:
 def _load_dataset(path: Path) -> Any:
     import pyarrow.dataset as ds
 
-    return ds.dataset(path, format="parquet")
+    # Arrow's default is to fetch the file ahead and to keep what it fetched until the scan ends. See also `steps.dataset`.
+    lazily = ds.ParquetFragmentScanOptions(pre_buffer=False, use_buffered_stream=True)
+    return ds.dataset(path, format=ds.ParquetFileFormat(default_fragment_scan_options=lazily))
 
 
 def _dump_dataset(reader: Any, path: Path) -> None:

@@ -53,6 +53,8 @@ def loader(store: Store, folder: Path) -> Load:
 def _columns(path: Path) -> Columns:
     import pyarrow as pa
 
+    from steps import dataset as lazily
+
     dataset = codec.load(Kind.DATASET, path)
     types = tuple((f.name, str(_plain(f.type))) for f in dataset.schema)
 
@@ -62,7 +64,7 @@ def _columns(path: Path) -> Columns:
 
     def _cut(dataset: Any) -> Iterator[Any]:
         held = dataset.schema.empty_table()
-        for batch in dataset.to_batches(batch_size=BATCH):
+        for batch in lazily.batches(dataset, rows=BATCH):
             held = pa.concat_tables([held, pa.Table.from_batches([batch])])
             while held.num_rows >= BATCH:
                 yield held.slice(0, BATCH)
