@@ -7,7 +7,7 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 export DVC_NO_ANALYTICS := 1
 export TRANSFORMERS_NO_ADVISORY_WARNINGS := 1
 
-.PHONY: help run test lint unit browser bench compile lock clean install
+.PHONY: help run test lint unit browser bench compile lock clean install test-cluster cluster-up cluster-status cluster-down
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -17,7 +17,7 @@ run: $(VENV)/installed ## run the loan-approval pipeline on real data
 	@countersign run loan_approval || { code=$$?; [ $$code = 3 ] || exit $$code; \
 	  echo "A gate said no. That is a decision, too: it is sealed with its evidence, and countersign run ends with exit code 3." >&2; }
 
-test: lint unit ## everything CI checks
+test: lint unit test-cluster ## everything CI checks
 
 lint: $(VENV)/installed ## style, types, layers, stale generated files
 	ruff check .
@@ -26,15 +26,27 @@ lint: $(VENV)/installed ## style, types, layers, stale generated files
 	lint-imports
 	countersign compile --check
 
-unit: $(VENV)/installed ## the tests
+unit: $(VENV)/installed ## the tests that need no cluster
 	@dvc pull --quiet $$(git ls-files "data/*.dvc")
-	pytest
+	pytest -m "not cluster"
+
+test-cluster: $(VENV)/installed ## the tests that need a cluster, on yours or on one that is brought up for them and taken away
+	@python infra/cluster around pytest -m cluster -n 2 --dist loadfile
 
 bench: $(VENV)/installed ## measure, side by side with what one would use instead; writes docs/benchmarks.md
 	python tests/bench/run.py $(if $(ONLY),--only $(ONLY))
 
 compile: $(VENV)/installed ## write dvc.yaml and the Argo manifests from the declarations
 	countersign compile
+
+cluster-up: $(VENV)/installed ## a Kubernetes cluster with Argo and S3: yours (KUBECONFIG), kind, or one built here (docs/cluster.md)
+	@python infra/cluster up
+
+cluster-status: $(VENV)/installed ## what of the cluster is up and what is down
+	@python infra/cluster status
+
+cluster-down: $(VENV)/installed ## take the cluster away and leave nothing
+	@python infra/cluster down
 
 lock: ## resolve the requirements anew, with hashes and without addresses
 	infra/lock/lock.sh

@@ -10,7 +10,8 @@ from markupsafe import Markup
 
 WIDTH = 500
 LINE = 28  # height of a line of a plot, with its label
-LABEL = 128  # width kept for labels at the left
+LABEL = 128  # width kept for labels at the left, where they do not need more
+LETTER = 7  # width of a letter, rather more than it is
 VALUE = 108  # width kept for values at the right
 NODE = (128, 40)  # size of a step in the graph
 GAP = (22, 26)  # between columns and rows of steps
@@ -32,10 +33,11 @@ class Bar:
 def bars(items: Sequence[Bar], title: str, *, most: float, mark: float | None = None) -> Markup:
     """Horizontal bars from 0 to `most`, each with its interval as a whisker; `mark` draws a limit across all of them."""
     height = LINE * len(items) + 8
-    span = WIDTH - LABEL - VALUE
+    label = max(LABEL, *(10 + LETTER * len(b.label) for b in items)) if items else LABEL
+    span = WIDTH - label - VALUE
 
     def x(value: float) -> float:
-        return round(LABEL + span * min(max(value / most, 0.0), 1.0), 1)
+        return round(label + span * min(max(value / most, 0.0), 1.0), 1)
 
     drawn = []
     for i, b in enumerate(items):
@@ -50,7 +52,7 @@ def bars(items: Sequence[Bar], title: str, *, most: float, mark: float | None = 
                 '<text class="label" x="{}" y="{}" text-anchor="end">{}</text>'
                 '<rect class="bar{}" x="{}" y="{}" width="{}" height="14" rx="2"/>{}<text class="value" x="{}" y="{}">{}</text>'
             ).format(
-                LABEL - 10, y + 20, b.label, " muted" if b.muted else "", LABEL, y + 8, round(x(b.value) - LABEL, 1), whisker,
+                label - 10, y + 20, b.label, " muted" if b.muted else "", label, y + 8, round(x(b.value) - label, 1), whisker,
                 WIDTH - VALUE + 10, y + 20, b.said,
             )
         )  # fmt: skip
@@ -79,7 +81,7 @@ def calibration(points: Sequence[Mapping[str, float]], title: str) -> Markup:
             '<path class="grid" d="M{x0} {y}H{x1}M{x} {y0}V{y1}"/><text class="tick" x="{tx}" y="{ty}" text-anchor="end">{t}</text>'
             '<text class="tick" x="{x}" y="{bottom}" text-anchor="middle">{t}</text>'
         ).format(
-            x0=x(start), x1=x(1), y0=y(start), y1=y(1), x=x(t), y=y(t), tx=edge - 6, ty=y(t) + 4, bottom=size - edge + 16, t=f"{t:.0%}"
+            x0=x(start), x1=x(1), y0=y(start), y1=y(1), x=x(t), y=y(t), tx=edge - 6, ty=y(t) + 4, bottom=size - edge + 16, t=f"{t * 100:g}%"
         )
         for t in ticks
     ]

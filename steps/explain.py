@@ -57,7 +57,7 @@ def explain(*, model: lgb.Booster, decision_rule: Report, holdout_rows: pa.Table
     check_scores(parts, predictions)
     mean = np.abs(parts[:, :-1]).mean(axis=0)
     order = sorted(range(len(names)), key=lambda n: (-figure(mean[n]), names[n]))
-    points = [{"feature": names[n], "contribution": figure(mean[n])} for n in order]
+    points = [{"feature": names[n], "words": params.reasons[names[n]].words, "contribution": figure(mean[n])} for n in order]
     importance = {"unit": "log-odds of approval", "rows": len(parts), "decision_rule": decision_rule["kind"], "points": points}
     return Explain(importance=importance, reasons=reasons_of(parts[:, :-1], names, predictions, params))
 

@@ -27,7 +27,7 @@ class FairnessParams(Params):
     attributes: list[list[str]] = Field(min_length=1, description="Protected attributes to compare; several in one entry are crossed")
     small_group: int = Field(ge=1, description="Groups with fewer rows are inconclusive")
     seed: int = Field(ge=0, lt=2**31, description="Seed of the bootstrap")
-    resamples: int = Field(ge=40, le=100_000, description="Bootstrap samples behind the ratio's interval")
+    resamples: int = Field(ge=40, le=100_000, description="Bootstrap samples behind each interval that is no share's")
 
 
 class Fairness(NamedTuple):
@@ -83,35 +83,49 @@ def compared(decisions: Decisions, groups: Names, params: FairnessParams) -> Rep
         y_pred=decisions.approved,
         sensitive_features=groups,
     ).by_group.sort_index()
-    found = {
-        str(name): group_report(decisions, groups == name, float(row["selection_rate"]), params.small_group)
-        for name, row in frame.iterrows()
-    }
+    found = {str(name): group_report(decisions, groups == name, float(row["selection_rate"]), params) for name, row in frame.iterrows()}
     conclusive = {name: g for name, g in found.items() if g["status"] == "conclusive"}
     return {
         "groups": found,
         "selection_rate_ratio": ratio_report(conclusive, params),
-        "equalized_odds_difference": odds_report(decisions, groups, conclusive),
+        "equalized_odds_difference": odds_report(decisions, groups, conclusive, params),
     }
 
 
-def group_report(decisions: Decisions, inside: npt.NDArray[np.bool_], rate: float, small_group: int) -> Report:
-    """Rates of one group; None where nobody is there to take a rate of. Calibration is mean score minus share approved by the bank."""
+def group_report(decisions: Decisions, inside: npt.NDArray[np.bool_], rate: float, params: FairnessParams) -> Report:
+    """Rates of one group with Wilson intervals; None where nobody is there to take a rate of.
+
+    Calibration is mean score minus share approved by the bank, between the middle 95 % of bootstrap samples of the group.
+    """
     label, score, approved = (part[inside] for part in decisions)
     rows, low_high = len(label), wilson(int(approved.sum()), len(label))
     good, bad = approved[label == 1], approved[label == 0]
     return {
         "rows": rows,
-        "status": "conclusive" if rows >= small_group else "inconclusive",
+        "status": "conclusive" if rows >= params.small_group else "inconclusive",
         "selection_rate": figure(rate),
         "low": figure(low_high[0]),
         "high": figure(low_high[1]),
         "label_rows": {"approved": len(good), "declined": len(bad)},
         "label_rate": figure(float(label.mean())),
-        "true_positive_rate": figure(float(good.mean())) if len(good) else None,
-        "false_positive_rate": figure(float(bad.mean())) if len(bad) else None,
-        "calibration": figure(float(score.mean() - label.mean())),
+        "true_positive_rate": share_report(good),
+        "false_positive_rate": share_report(bad),
+        "calibration": gap_report(score - label, params),
     }
+
+
+def share_report(approved: Ints) -> Report:
+    """Share approved of these rows, with its Wilson interval; no value where there are no rows."""
+    if not len(approved):
+        return {"value": None, "low": None, "high": None}
+    low, high = wilson(int(approved.sum()), len(approved))
+    return {"value": figure(float(approved.mean())), "low": figure(low), "high": figure(high)}
+
+
+def gap_report(gaps: Floats, params: FairnessParams) -> Report:
+    rng = np.random.default_rng(params.seed)
+    low, high = interval([float(rng.choice(gaps, len(gaps)).mean()) for _ in range(params.resamples)])
+    return {"value": figure(float(gaps.mean())), "low": figure(low), "high": figure(high)}
 
 
 def ratio_report(groups: dict[str, Any], params: FairnessParams) -> Report:
@@ -142,14 +156,38 @@ def ratio_report(groups: dict[str, Any], params: FairnessParams) -> Report:
     }
 
 
-def odds_report(decisions: Decisions, groups: Names, conclusive: dict[str, Any]) -> Report:
-    """Fairlearn's equalised odds difference: the larger of the groups' widest gaps in true and in false positive rate."""
+def odds_report(decisions: Decisions, groups: Names, conclusive: dict[str, Any], params: FairnessParams) -> Report:
+    """Fairlearn's equalised odds difference: the larger of the groups' widest gaps in true and in false positive rate.
+
+    The interval is the middle 95 % of binomial draws of every group's rates. A widest gap only grows by chance, so it lies
+    rather too high, and the value can lie below its `low`.
+    """
     from fairlearn.metrics import equalized_odds_difference
 
     complete = [n for n, g in conclusive.items() if min(g["label_rows"].values()) > 0]
     if len(complete) < 2 or len(complete) < len(conclusive):  # noqa: PLR2004 - a difference has two ends
-        return {"value": None, "status": "inconclusive", "why": "needs two large groups, each with approved and declined rows"}
+        why = "needs two large groups, each with approved and declined rows"
+        return {"value": None, "low": None, "high": None, "status": "inconclusive", "why": why}
     inside = np.isin(groups.astype(str), complete)
     value = equalized_odds_difference(decisions.label[inside], decisions.approved[inside], sensitive_features=groups[inside])
     fewest = min(min(conclusive[n]["label_rows"].values()) for n in complete)
-    return {"value": figure(float(value)), "status": "conclusive", "fewest_rows_behind_a_rate": fewest}
+    low, high = interval(list(odds_drawn([conclusive[n] for n in complete], params)))
+    return {
+        "value": figure(float(value)),
+        "low": figure(low),
+        "high": figure(high),
+        "status": "conclusive",
+        "fewest_rows_behind_a_rate": fewest,
+    }
+
+
+def odds_drawn(groups: list[Any], params: FairnessParams) -> Floats:
+    """The difference in `resamples` draws, as each group's rates vary by chance."""
+    rng = np.random.default_rng(params.seed)
+    gaps = []
+    for rate, label in (("true_positive_rate", "approved"), ("false_positive_rate", "declined")):
+        rows = [g["label_rows"][label] for g in groups]
+        shares = np.stack([rng.binomial(n, g[rate]["value"], params.resamples) / n for n, g in zip(rows, groups, strict=True)])
+        gaps.append(shares.max(axis=0) - shares.min(axis=0))
+    widest: Floats = np.maximum(gaps[0], gaps[1])
+    return widest

@@ -30,6 +30,7 @@ MEASURES = {
 }
 NONE, MINUS = "\N{EN DASH}", "\N{MINUS SIGN}"
 NOTICES = 3  # declined applications shown as examples
+SHOWN = 12  # bars of a plot: more are read in the table below it
 
 
 class ReportParams(Params):
@@ -84,8 +85,11 @@ def report(  # noqa: PLR0913 - one argument an input
             _attribute(fairness, name) for name in sorted(fairness["out_of_fold"]["attributes"], key=lambda n: (n.count("+"), n))
         ],
         "drift": drift,
+        "drift_plot": _drift_plot(drift, _psi_limit(gates)),
+        "psi_limit": _psi_limit(gates),
         "moved": sorted(drift["features"].items(), key=lambda f: (-f[1]["psi"], f[0])),
         "importance": _importance(importance),
+        "features": importance["points"],
         "common_reasons": _common(reasons),
         "notices": _notices(reasons),
         "flow": _flow(ingestion, masking, validation, evaluation),
@@ -110,7 +114,7 @@ def _render(view: Mapping[str, Any]) -> Page:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    environment.filters |= {"percent": percent, "plain": plain, "number": number, "points": points, "words": words}
+    environment.filters |= {"percent": percent, "plain": plain, "number": number, "points": points, "signed": signed, "words": words}
     return environment.get_template("report.html.j2").render(view)
 
 
@@ -121,7 +125,12 @@ def percent(value: float | None) -> str:
 
 def points(value: float | None) -> str:
     """A difference of shares: -0.0443 -> -4.4 points, with a real minus sign."""
-    return NONE if value is None else f"{value * 100:+.1f} points".replace("-", MINUS)
+    return NONE if value is None else f"{signed(value)} points"
+
+
+def signed(value: float) -> str:
+    """The same without its unit."""
+    return f"{value * 100:+.1f}".replace("-", MINUS)
 
 
 def number(value: float | None) -> str:
@@ -192,10 +201,22 @@ def _attribute(fairness: Report, name: str) -> Report:
 
 
 def _importance(importance: Report) -> str:
-    shown = importance["points"][:12]
+    shown = importance["points"][:SHOWN]
     most = max((p["contribution"] for p in shown), default=0.0) or 1.0
     items = [charts.Bar(label=p["feature"], value=p["contribution"], said=number(p["contribution"])) for p in shown]
     return charts.bars(items, "Mean absolute contribution of each feature to the score", most=most)
+
+
+def _psi_limit(gates: Iterable[Report]) -> float | None:
+    """What a gate asks of the feature that moved most; None where no gate asks that."""
+    return next((r["at_most"] for g in gates for r in g["rules"] if r["metric"] == "max_psi" and "at_most" in r), None)
+
+
+def _drift_plot(drift: Report, limit: float | None) -> str:
+    shown = sorted(drift["features"].items(), key=lambda f: (-f[1]["psi"], f[0]))[:SHOWN]
+    most = max(1.1 * (limit or 0.0), *(f["psi"] for _, f in shown)) or 1.0
+    items = [charts.Bar(label=name, value=f["psi"], said=number(f["psi"]), muted=not f["drifted"]) for name, f in shown]
+    return charts.bars(items, "Population stability index of the features that moved most", most=most, mark=limit)
 
 
 def _common(reasons: pa.Table) -> list[tuple[str, str, int]]:

@@ -8,11 +8,15 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NoReturn
 
 import pytest
+
+from tests import s3server
 
 ROOT = Path(__file__).parents[1]
 NAMES = ("Ada Lovelace", "Grace Hopper", "Edith Clarke")
@@ -23,6 +27,7 @@ columns:
   - {name: age, type: int64, nullable: false}
 """
 PARAMS = "pick:\n  at_least: 0\nwork:\n  mode: fine\n  seconds: 0.0\n"
+HELD = ("--set", "work.mode=held")
 POLICY = "enough:\n  - metric: total\n    at_least: 100\n    because: three people of forty are a hundred and twenty years, twice\n"
 
 
@@ -57,17 +62,37 @@ class Home:
             start_new_session=True,
         )
 
-    def ask(self, *words: str, cwd: Path | None = None, **env: str) -> Said:
+    def ask(self, *words: str, cwd: Path | None = None, within: float = 240, **env: str) -> Said:
         """`countersign` with these words."""
-        return self.finish(self.start("-m", "workflows.cli", *words, cwd=cwd, **env))
+        return self.finish(self.start("-m", "workflows.cli", *words, cwd=cwd, **env), within)
 
     def drive(self, *words: str, **env: str) -> Said:
         """One task, as DVC or Argo start it."""
         return self.finish(self.start("-m", "workflows.run.driver", *words, **env))
 
-    def finish(self, process: subprocess.Popen[str]) -> Said:
+    def hold(self) -> subprocess.Popen[str]:
+        """A run whose two slow steps are at work, and stay so until `let_go`."""
+        self.toy.mkdir(exist_ok=True)
+        (self.toy / "hold").touch()
+        process = self.start("-m", "workflows.cli", "run", "toy", *HELD)
+        deadline = time.monotonic() + 120
+        while len(list(self.toy.glob("at-work-*"))) < 2:
+            assert process.poll() is None, process.communicate()
+            assert time.monotonic() < deadline, "the steps did not begin"
+            time.sleep(0.02)
+        return process
+
+    def let_go(self) -> None:
+        (self.toy / "hold").unlink()
+
+    @property
+    def toy(self) -> Path:
+        """Where held steps say that they are at work, and look whether they may go on."""
+        return Path(self.env["TOY_FOLDER"])
+
+    def finish(self, process: subprocess.Popen[str], within: float = 240) -> Said:
         try:
-            out, err = process.communicate(timeout=120)
+            out, err = process.communicate(timeout=within)
         finally:
             if process.poll() is None:
                 os.killpg(process.pid, signal.SIGKILL)
@@ -141,11 +166,39 @@ def lacking(what: str) -> NoReturn:
 
 
 def make_home(top: Path, scratch: Path) -> Home:
-    kept = {k: v for k, v in os.environ.items() if not k.startswith(("COUNTERSIGN_", "AWS_", "PG"))}
+    kept = {k: v for k, v in os.environ.items() if not k.startswith(("COUNTERSIGN_", "AWS_", "PG", "KUBE", "ARGO_"))}
     env = {
         **kept,
         "COUNTERSIGN_KEYS": str(scratch / "keys"),
         "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
         "COLUMNS": "200",
+        "TOY_FOLDER": str(scratch / "toy"),
     }
     return Home(path=top, env={**env, "DVC_NO_ANALYTICS": "1", "DVC_SITE_CACHE_DIR": str(scratch / "dvc"), "HOME": str(scratch)})
+
+
+@pytest.fixture(scope="session")
+def s3_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[s3server.Server]:
+    """An S3 server with a bucket `bank`, for the tests of a session; each takes a prefix of its own."""
+    if s3server.program() is None and os.environ.get("COUNTERSIGN_TEST_ALL"):
+        lacking("versitygw: make cluster-up builds it")
+    with s3server.serving(tmp_path_factory.mktemp("s3")) as server:
+        yield server
+
+
+@pytest.fixture
+def s3(s3_server: s3server.Server, monkeypatch: pytest.MonkeyPatch) -> s3server.Server:
+    """The server, with this process as its client."""
+    for name in [n for n in os.environ if n.startswith("AWS_")]:
+        monkeypatch.delenv(name)
+    for name, value in s3_server.env.items():
+        monkeypatch.setenv(name, value)
+    return s3_server
+
+
+@pytest.fixture
+def real_s3(s3: s3server.Server) -> s3server.Server:
+    """The server, where it is one whose disk can be looked at and that can be stopped."""
+    if not s3.real:
+        lacking("versitygw: make cluster-up builds it")
+    return s3

@@ -179,6 +179,8 @@ class Pipeline:
     description: str = ""
     results: tuple[Artifact, ...] = field(default=())
     """Artifacts that leave the pipeline for people; any other artifact must have a reader."""
+    parallelism: int = 10
+    """Pods of one run at work at the same time, on a cluster."""
     schedule: Schedule | None = None
 
     @property
@@ -337,6 +339,8 @@ def _fan_outs(pipeline: Pipeline) -> list[Problem]:
 
 def _resources(pipeline: Pipeline) -> list[Problem]:
     found = []
+    if pipeline.parallelism < 1:
+        found.append(Problem(what="bad parallelism", where=_at(pipeline), expected="1 or more", got=str(pipeline.parallelism)))
     for s in pipeline.steps:
         r = s.resources
         wanted = (

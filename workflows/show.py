@@ -4,22 +4,43 @@ from __future__ import annotations
 
 import contextlib
 import json
+import logging
 import sys
-from collections.abc import Callable, Iterator
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping, MutableMapping, Sequence
+from pathlib import Path
+from typing import Any, Protocol
 
 from rich.console import Console
 from rich.live import Live
 from rich.text import Text
 
+from workflows.declare import Pipeline
 from workflows.plan import tasks
+from workflows.prove.anchor import State, Verdict
 from workflows.prove.record import Outcome, Seal
-from workflows.prove.verify import Verification
+from workflows.prove.signature import Keyring
+from workflows.prove.verify import Verification, commits_of
 from workflows.run.journal import standing
 from workflows.run.local import Event, Finished
-from workflows.run.session import Session
+from workflows.run.logs import structlog
+from workflows.run.store.interface import Store
 
 WIDTH = 22  # of a task's name
+
+
+def warnings_to_terminal() -> None:
+    """Let warnings from the inside reach a person as sentences, on the error stream, until a run writes them to its log."""
+
+    def sentence(_: object, __: str, said: MutableMapping[str, Any]) -> str:
+        about = "; ".join(f"{name}: {value}" for name, value in said.items() if name != "event")
+        return f"warning: {said['event']} ({about})"
+
+    structlog.configure(
+        processors=[sentence],
+        wrapper_class=structlog.make_filtering_bound_logger(logging.WARNING),
+        logger_factory=structlog.WriteLoggerFactory(sys.stderr),
+        cache_logger_on_first_use=False,
+    )
 
 
 def answer(value: Any) -> None:
@@ -52,41 +73,42 @@ def _line(console: Console, event: Event) -> None:
         console.print(Text.assemble((f"  {event.task:<{WIDTH}}", ""), (f"{event.what:<8}", style), (f" {event.seconds:6.1f} s", "dim")))
 
 
-def finished(session: Session, done: Finished, *, as_json: bool) -> None:
-    """The end of a run: what was decided, what each gate said, where the evidence is."""
-    verdicts = [v for r in standing(session.store, session.ring, done.seal).values() for v in r.verdicts or []]
-    paths = {f"{session.pipeline.name}/{p.name}": p.path for t in tasks(session.pipeline) for p in t.outputs}
-    results = {a.name: paths[f"{session.pipeline.name}/{a.name}"] for a in session.pipeline.results}
-    made = {i.name for i in done.seal.outputs}
-    results = {n: p for n, p in results.items() if f"{session.pipeline.name}/{n}" in made}
+class Kept(Protocol):
+    """A run's pipeline, and where its records are."""
+
+    pipeline: Pipeline
+    store: Store
+    ring: Keyring
+
+
+def finished(kept: Kept, done: Finished, *, as_json: bool, workflow: Mapping[str, str | bool] | None = None) -> None:
+    """The end of a run: what was decided, what each gate said, where the evidence is.
+
+    `workflow` tells about the workflow that made it: then its artifacts are in the store, and not here.
+    """
+    verdicts = [v for r in standing(kept.store, kept.ring, done.seal).values() for v in r.verdicts or []]
+    paths = {f"{kept.pipeline.name}/{p.name}": p.path for t in tasks(kept.pipeline) for p in t.outputs}
     if as_json:
-        artifacts = [{"name": i.name, "sha256": i.sha256, "bytes": i.size, "path": paths[i.name]} for i in done.seal.outputs]
-        answer(
-            {
-                "run": done.run,
-                "root": done.root,
-                "outcome": done.seal.outcome,
-                "unchanged": done.unchanged,
-                "gates": verdicts,
-                "artifacts": artifacts,
-            }
-        )
+        artifacts = [{"name": i.name, "sha256": i.sha256, "bytes": i.size, "path": paths.get(i.name)} for i in done.seal.outputs]
+        known = {"run": done.run, "root": done.root, "outcome": done.seal.outcome, "unchanged": done.unchanged}
+        problems = [str(p) for p in done.error.problems] if done.error else []
+        answer({**(workflow or {}), **known, "gates": verdicts, "artifacts": artifacts, "problems": problems})
         return
     console = Console(highlight=False, soft_wrap=True)
     if done.unchanged:
         console.print("Nothing to do: this run has done exactly this, and its artifacts are as it left them.")
     console.print(_decision(done.seal), style="bold")
     for v in verdicts:
-        console.print(
-            Text.assemble(
-                "  gate ", (f"{v['gate']:<14}", ""), (v["says"], "green" if v["says"] == "yes" else "bold red"), f"  {_evidence(v)}"
-            )
-        )
-    for name, path in results.items():
-        console.print(f"  {name:<10} {path}")
+        says = (v["says"], "green" if v["says"] == "yes" else "bold red")
+        console.print(Text.assemble("  gate ", (f"{v['gate']:<14}", ""), says, f"  {_evidence(v)}"))
+    results = {f"{kept.pipeline.name}/{a.name}": a.name for a in kept.pipeline.results}
+    for i in (i for i in done.seal.outputs if i.name in results):
+        place = f"{kept.store.place}/files/md5/{i.md5[:2]}/{i.md5[2:]}" if workflow else paths[i.name]
+        console.print(f"  {results[i.name]:<10} {place}")
     console.print(f"  run        {done.run}")
     console.print(f"  root       {done.root}")
-    console.print(f"Check it:    countersign verify {done.run}", style="dim")
+    where = f" --store {kept.store.place}" if workflow else ""
+    console.print(f"Check it:    countersign verify {done.run}{where}", style="dim")
     sys.stdout.flush()
 
 
@@ -99,12 +121,33 @@ def compiled(paths: list[str], changed: list[str], *, as_json: bool) -> None:
         print(f"{'written' if path in changed else 'fresh  '} {path}")
 
 
+def keys_made(made: list[Path], folder: Path, *, as_json: bool) -> None:
+    """Which keys were made, or that they were there."""
+    if as_json:
+        answer({"made": list(map(str, made)), "folder": str(folder)})
+        return
+    for path in made:
+        print(f"made {path}")
+    if not made:
+        print(f"nothing to do: the keys are in {folder}")
+
+
 OWN_KEYS = """\
-The keys came with the bundle, so this proves only that it agrees with itself.
+The keys came with the {}, so this proves only that it agrees with itself.
 Ask whoever made the run for the fingerprint of their key, compare it with the one above, and verify with --key."""
 
 
-def verification(result: Verification, *, as_json: bool, trust: str = "unregistered local key", note: str = "") -> None:
+ANCHOR = {
+    State.SAME: ("the same root", "green"),
+    State.OTHER: ("ANOTHER ROOT", "bold red"),
+    State.NONE: ("none", "dim"),
+    State.UNREACHED: ("not reached", "dim"),
+}
+
+
+def verification(
+    result: Verification, anchors: Sequence[Verdict], *, as_json: bool, trust: str = "unregistered local key", note: str = ""
+) -> None:
     """What verification found. `trust` says why the keys were believed, `note` what a reader must not overlook."""
     if as_json:
         answer(
@@ -118,6 +161,8 @@ def verification(result: Verification, *, as_json: bool, trust: str = "unregiste
                 "artifacts_elsewhere": result.elsewhere,
                 "signers": list(result.signers),
                 "trust": trust,
+                "commits": commits_of(result),
+                "anchors": [{"name": v.anchor, "state": v.state, "root": v.root, "said": v.said} for v in anchors],
             }
         )
         return
@@ -134,12 +179,20 @@ def verification(result: Verification, *, as_json: bool, trust: str = "unregiste
         if result.elsewhere:
             console.print(f"  {result.elsewhere} artifacts known by digest only: their bytes are not here")
         console.print(f"  outcome    {result.seal.outcome}")
+        for commit in commits_of(result):
+            console.print(f"  commit     {commit}{_changes(result)}")
     console.print(f"  root       {result.root}")
     for keyid in result.signers:
         console.print(f"  signed by  {keyid} ({trust})")
+    for v in anchors:
+        console.print(Text.assemble(f"  {v.anchor:<12}", ANCHOR[v.state], f": {v.said}"))
     if note:
         console.print(note, style="yellow")
     sys.stdout.flush()
+
+
+def _changes(result: Verification) -> str:
+    return ", with changes" if any(r.code.dirty for r in result.records.values()) else ""
 
 
 def _decision(seal: Seal) -> str:

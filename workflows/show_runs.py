@@ -15,7 +15,7 @@ from workflows.errors import NotVerified
 from workflows.prove.compare import Comparison, Grade
 from workflows.prove.record import Seal
 from workflows.prove.signature import Keyring
-from workflows.prove.verify import Verification
+from workflows.prove.verify import Verification, commits_of
 from workflows.run.journal import Journal, Written, read_record, runs
 from workflows.run.store.interface import Store
 from workflows.show import answer
@@ -73,14 +73,19 @@ def envelope(warnings: Sequence[str]) -> None:
         console.print(Text.assemble(("warning ", "bold yellow"), w))
 
 
-def comparison(a: str, b: str, found: Comparison, *, as_json: bool, warnings: Sequence[str] = ()) -> None:
-    """The verdict on each artifact of two runs, and where they part."""
+def comparison(  # noqa: PLR0913  # what describes the second run is by keyword
+    a: str, b: str, found: Comparison, *, as_json: bool, warnings: Sequence[str] = (), code: str = ""
+) -> None:
+    """The verdict on each artifact of two runs, and where they part. `code` says where the second got its code from."""
     if as_json:
         listed = [{"name": c.name, "verdict": c.grade, "why": c.why} for c in found.artifacts]
         where = {"first": found.first, "because": list(found.because), "warnings": list(warnings)}
+        where |= {"code": code} if code else {}
         answer({"run": a, "other": b, "verdict": found.grade, "artifacts": listed, **where})
         return
     console = Console(highlight=False, soft_wrap=True)
+    if code:
+        console.print(f"  code {code}")
     width = max((len(c.name) for c in found.artifacts), default=0)
     for c in found.artifacts:
         style = "bold red" if c.grade is Grade.DIFFERS else "green" if c.grade is Grade.BYTES else "yellow"
@@ -110,6 +115,29 @@ def packed(path: Path, data: bytes, checked: Verification, *, as_json: bool) -> 
     for keyid in checked.signers:
         console.print(f"  signed by  {keyid}")
     console.print("Give root and fingerprints to its reader by another way than the file.", style="dim")
+
+
+def exported(path: Path, data: bytes, checked: Verification, *, as_json: bool) -> None:
+    """Where a run's lock was written, and the commit that it belongs to."""
+    sha, commits = hashlib.sha256(data).hexdigest(), commits_of(checked)
+    if as_json:
+        answer({"run": checked.run, "lock": str(path), "sha256": sha, "bytes": len(data), "commits": commits})
+        return
+    console = Console(highlight=False, soft_wrap=True)
+    console.print(f"{path}: the lock of {checked.run}, as its records have it")
+    for commit in commits:
+        console.print(f"  commit     {commit}")
+
+
+def anchored(run: str, root: str, done: Sequence[tuple[str, str]], *, as_json: bool) -> None:
+    """Where a run's root was noted."""
+    if as_json:
+        answer({"run": run, "root": root, "anchors": [{"name": name, "said": said} for name, said in done]})
+        return
+    console = Console(highlight=False, soft_wrap=True)
+    console.print(f"{run}\n  root       {root}")
+    for name, said in done:
+        console.print(f"  {name:<12}{said}")
 
 
 def _summary(journal: Journal, ring: Keyring) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from harness import ROOT, CannotMeasure, say
 
-CONTESTS = ("step_overhead", "hashing", "verify_chain", "memory", "drift", "startup", "run_pipeline")
+CONTESTS = ("step_overhead", "hashing", "verify_chain", "memory", "drift", "startup", "run_pipeline", "transfer")
 HEAD = """# Benchmarks
 
 What Countersign costs, measured side by side with what one would use instead, in one go on one machine, by `make bench`.

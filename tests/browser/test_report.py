@@ -165,3 +165,24 @@ def test_it_prints(browser: Browser) -> None:
     )
     assert browser.ask("return getComputedStyle(document.querySelector('nav')).display") == "none"
     assert browser.ask(CONTRAST) == []
+
+
+LABELS = r"""
+return [...document.querySelectorAll("svg")].flatMap((s) => [...s.querySelectorAll("text")].filter((t) => {
+  const a = t.getBoundingClientRect(), b = s.getBoundingClientRect(); return a.left < b.left - 1 || a.right > b.right + 1; })
+  .map((t) => t.textContent));
+"""
+
+
+@pytest.mark.parametrize("width", [360, 1100])
+def test_no_label_is_cut_off_by_its_plot(browser: Browser, width: int) -> None:
+    browser.show(width=width)
+    browser.open_all()
+    assert browser.ask(LABELS) == []
+
+
+def test_tables_fit_a_desk_without_scrolling(browser: Browser) -> None:
+    browser.show(width=1100)
+    browser.open_all()
+    wide = "return [...document.querySelectorAll('.wide')].filter((e) => e.scrollWidth > e.clientWidth).map((e) => e.ariaLabel)"
+    assert browser.ask(wide) == []

@@ -103,3 +103,39 @@ def test_help_says_what_each_command_is_for(ran: tuple[Home, str, str]) -> None:
     out = ran[0].ask("--help").out
     for command in ("run", "verify", "show", "compare", "reproduce", "bundle", "compile", "keys"):
         assert f"  {command} " in out
+
+
+@pytest.mark.parametrize("words", [(), ("keys",)])
+def test_no_command_shows_the_help(ran: tuple[Home, str, str], words: tuple[str, ...]) -> None:
+    said = ran[0].ask(*words)
+    assert said.code == 2
+    assert said.err.startswith("Usage: countersign")
+    assert "error" not in said.err
+    assert "..." not in said.err.replace("[ARGS]...", "")  # each command's line is whole
+
+
+COMMANDS = ("run", "verify", "show", "compare", "reproduce", "bundle", "compile", "keys init")
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_answers_in_json_whatever_it_has_to_say(ran: tuple[Home, str, str], command: str) -> None:
+    home = ran[0]
+    words = command.split()
+    assert "--json" in home.ask(*words, "--help").out
+    said = home.ask(*words, "--json", "--sing")
+    assert said.code == 2
+    assert said.json["problems"][0].startswith("No such option: --sing")
+
+
+def test_keys_in_json(home: Home) -> None:
+    made = home.ask("keys", "init", "--json").json
+    assert [Path(p).name for p in made["made"]] == ["signing.pem", "masking_key"]
+    assert home.ask("keys", "init", "--json").json == {"made": [], "folder": made["folder"]}
+
+
+def test_a_refused_run_is_one_answer_in_json(home: Home) -> None:
+    home.write("params/policies/toy.yaml", "enough:\n  - {metric: total, at_least: 1000, because: nobody is that old}\n")
+    said = home.ask("run", "toy", "--json")
+    assert said.code == 3
+    assert (said.json["outcome"], said.json["gates"][0]["says"]) == ("refused", "no")
+    assert said.json["problems"] == ["gate enough: total: total: 240 is below 1000; expected at least 1000, got 240"]

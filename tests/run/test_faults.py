@@ -8,14 +8,13 @@ import os
 import shutil
 import signal
 import subprocess
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
 import pytest
 
-from tests.conftest import NAMES, PARAMS, Home, make_home
+from tests.conftest import HELD, NAMES, PARAMS, Home, make_home
 
 
 def refused(home: Home, code: int, *parts: str, words: tuple[str, ...] = (), **env: str) -> str:
@@ -81,12 +80,10 @@ def test_row_of_another_length(home: Home) -> None:
 
 
 def test_source_that_changes_while_its_step_runs(home: Home) -> None:
-    # Appending to the file between the start of the run and its first step is the same fault, and can be timed.
-    process = home.start("-m", "workflows.cli", "run", "toy", "--set", "work.mode=slow", "--set", "work.seconds=3")
+    process = home.hold()
     path = home.path / "artifacts/toy/ages.parquet"
-    wait_for(path.exists)
-    time.sleep(0.5)
     path.write_bytes(path.read_bytes() + b"x")
+    home.let_go()
     said = home.finish(process)
     assert said.code == 4, said.err
     assert "toy/ages: input changed while the step ran" in said.err
@@ -179,14 +176,14 @@ def test_failed_step_leaves_a_record_and_a_seal_that_verify(home: Home) -> None:
 
 
 def test_step_that_takes_too_long(home: Home) -> None:
-    home.write("workflows/toy.py", home.read("workflows/toy.py").replace(b"timeout=20", b"timeout=1"))
+    home.write("workflows/toy.py", home.read("workflows/toy.py").replace(b"timeout=240", b"timeout=1"))
     refused(home, 75, "took longer than 1 s", words=("--set", "work.mode=slow", "--set", "work.seconds=30"))
 
 
 def test_killed_step_leaves_a_record_and_the_next_run_goes_on(home: Home) -> None:
-    process = home.start("-m", "workflows.cli", "run", "toy", "--set", "work.mode=slow", "--set", "work.seconds=3")
-    for pid in at_work(home, process):
-        os.kill(pid, signal.SIGKILL)
+    process = home.hold()
+    for child in psutil.Process(process.pid).children():  # a third waits for what comes next
+        child.kill()
     said = home.finish(process)
     assert said.code == 75, said.err
     assert "was killed by signal 9" in said.err
@@ -194,8 +191,7 @@ def test_killed_step_leaves_a_record_and_the_next_run_goes_on(home: Home) -> Non
 
 
 def test_ctrl_c_in_a_step_and_then_the_same_command_goes_on(home: Home) -> None:
-    process = home.start("-m", "workflows.cli", "run", "toy", "--set", "work.mode=slow", "--set", "work.seconds=3")
-    at_work(home, process)
+    process = home.hold()
     os.killpg(process.pid, signal.SIGINT)
     said = home.finish(process)
     assert said.code == 75, said.err
@@ -206,8 +202,7 @@ def test_ctrl_c_in_a_step_and_then_the_same_command_goes_on(home: Home) -> None:
 
 
 def test_killed_runner_and_then_the_same_command_goes_on(home: Home) -> None:
-    process = home.start("-m", "workflows.cli", "run", "toy", "--set", "work.mode=slow", "--set", "work.seconds=3")
-    at_work(home, process)
+    process = home.hold()
     os.killpg(process.pid, signal.SIGKILL)
     home.finish(process)
     goes_on(home)
@@ -215,18 +210,19 @@ def test_killed_runner_and_then_the_same_command_goes_on(home: Home) -> None:
 
 def goes_on(home: Home) -> None:
     """The same command again finishes; what was finished is not repeated; the run verifies."""
-    said = home.ask("run", "toy", "--set", "work.mode=slow", "--set", "work.seconds=3")
+    home.let_go()
+    said = home.ask("run", "toy", *HELD)
     assert said.code == 0, said.err
     assert "pick" not in said.err
     assert home.ask("verify", "@latest").code == 0
 
 
 def test_two_runs_at_once_in_one_checkout(home: Home) -> None:
-    process = home.start("-m", "workflows.cli", "run", "toy", "--set", "work.mode=slow", "--set", "work.seconds=3")
-    at_work(home, process)
+    process = home.hold()
     said = home.ask("run", "toy")
     assert said.code == 75
     assert f"another run is at work in this checkout: process {process.pid}" in said.err
+    home.let_go()
     assert home.finish(process).code == 0
 
 
@@ -244,7 +240,7 @@ session = make_session(Path.cwd(), find_pipeline("toy"), [])
 session.clock = lambda: "2999-01-01T00:00:00.000000+00:00"
 session.reuse = False
 session.take_sources()
-run_task(session, open_journal(session.store, session.plan_id(), again=False), tasks(session.pipeline)[0])
+run_task(session, open_journal(session.store, session.plan_id(), session.holder), tasks(session.pipeline)[0])
 """
     made = home.finish(home.start("-c", script))
     assert made.code == 0, made.err
@@ -377,24 +373,3 @@ def test_two_clones_do_not_share_code(home: Home, tmp_path: Path) -> None:
     assert said.code == 0, said.err
     assert (other / "artifacts/toy/total.json").exists()
     assert not (home.path / "artifacts").exists()
-
-
-def wait_for(ready: object, seconds: float = 30) -> None:
-    deadline = time.monotonic() + seconds
-    while not ready():  # type: ignore[operator]
-        assert time.monotonic() < deadline, "it did not happen"
-        time.sleep(0.02)
-
-
-def at_work(home: Home, process: subprocess.Popen[str]) -> list[int]:
-    """The processes of a run, once both slow steps are at work in two of them. A third may wait for what comes next."""
-    log = home.path / ".countersign/log.jsonl"
-
-    def both() -> bool:
-        assert process.poll() is None, process.communicate()
-        events = [json.loads(line) for line in log.read_text().splitlines()] if log.exists() else []
-        return {"work@a", "work@b"} <= {e["step"] for e in events if e["event"] == "started"}
-
-    wait_for(both)
-    time.sleep(0.5)  # until they sleep, too
-    return [c.pid for c in psutil.Process(process.pid).children()]

@@ -20,6 +20,8 @@ from tests.conftest import Home, make_home
 from tests.docs.test_tutorial import clone
 
 DIRECT = ("full_name", "national_id", "street_address", "phone", "account_number", "application_id")
+pytestmark = pytest.mark.timeout(1800)
+LONG = 900.0  # seconds; a run takes under three minutes where nothing else is at work
 ELSEWHERE = {"TZ": "America/St_Johns", "LC_ALL": "C", "PYTHONHASHSEED": "4711", "OMP_NUM_THREADS": "1"}
 
 
@@ -33,7 +35,7 @@ def ran(tmp_path_factory: pytest.TempPathFactory) -> tuple[Home, Any, str]:
     home = Home(path=base.path, env={**base.env, "COUNTERSIGN_MASKING_KEY_FILE": str(scratch / "masking")})
     pulled = home.finish(home.start("-m", "dvc", "pull", *map(str, (home.path / "data").rglob("*.dvc"))))
     assert pulled.code == 0, pulled.err
-    said = home.ask("run", "loan_approval", "--json")
+    said = home.ask("run", "loan_approval", "--json", within=LONG)
     assert said.code == 0, said.err + said.out
     return home, said.json, said.out + said.err
 
@@ -59,7 +61,7 @@ def test_it_verifies_and_dvc_agrees(ran: tuple[Home, Any, str]) -> None:
 
 def test_it_is_reproduced_to_the_byte_elsewhere(ran: tuple[Home, Any, str]) -> None:
     home, answer, _ = ran
-    said = home.ask("reproduce", answer["run"], "--json", **ELSEWHERE)
+    said = home.ask("reproduce", answer["run"], "--json", within=LONG, **ELSEWHERE)
     assert said.code == 0, said.err
     assert {a["verdict"] for a in said.json["artifacts"]} == {"bytes"}
     assert len(said.json["artifacts"]) > 30
@@ -113,7 +115,7 @@ def test_the_plain_model_is_refused_for_being_unfair(ran: tuple[Home, Any, str],
     first, answer, _ = ran
     home = Home(path=tmp_path / "copy", env=first.env)  # the other tests share the first one
     shutil.copytree(first.path, home.path)
-    said = home.ask("run", "loan_approval", "--set", "train.mitigation=none")
+    said = home.ask("run", "loan_approval", "--set", "train.mitigation=none", within=LONG)
     assert said.code == 3, said.err
     assert "refused: gate fair: fairness: out_of_fold.attributes.race.selection_rate_ratio.value" in said.err
     assert home.ask("verify", "@latest").code == 0

@@ -49,7 +49,7 @@ def inputs(*, mitigation: str = "reductions", refused: bool = False, small_group
     """Everything that the step reads, from real steps where they are quick."""
     model = trained(mitigation=mitigation)
     done = evaluated(model)
-    groups = FairnessParams(attributes=[["race"], ["race", "sex"]], small_group=small_group, seed=1, resamples=40)
+    groups = FairnessParams(attributes=[["race"], ["race", "sex"], ["sex", "race", "sex"]], small_group=small_group, seed=1, resamples=40)
     compared = DriftParams(detector="scipy", categorical_up_to=5, bins=10, correction="fdr", threshold=0.05)
     reasons = {n: Reason(code="R1", words=f"reason {n} {HOSTILE}") for n in ("income", "debt", "gap", "code")}
     told = explain(

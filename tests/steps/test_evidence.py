@@ -129,12 +129,41 @@ def judged(made: tuple[pa.Table, pa.Table], params: FairnessParams = FAIRNESS) -
 def test_rates_by_hand() -> None:
     race = judged(BY_HAND)["out_of_fold"]["attributes"]["race"]
     white, black = race["groups"]["white"], race["groups"]["black"]
-    assert (white["rows"], white["selection_rate"], white["true_positive_rate"], white["false_positive_rate"]) == (5, 0.8, 1.0, 0.0)
-    assert (black["rows"], black["selection_rate"], black["true_positive_rate"]) == (4, 0.5, 0.666667)
+    assert (white["rows"], white["selection_rate"]) == (5, 0.8)
+    assert (white["true_positive_rate"]["value"], white["false_positive_rate"]["value"]) == (1.0, 0.0)
+    assert (black["rows"], black["selection_rate"], black["true_positive_rate"]["value"]) == (4, 0.5, 0.666667)
     ratio = race["selection_rate_ratio"]
     assert (ratio["value"], ratio["lowest_group"], ratio["highest_group"]) == (0.625, "black", "white")
     assert ratio["low"] <= ratio["value"] <= ratio["high"]
     assert race["equalized_odds_difference"]["value"] == pytest.approx(1 / 3, abs=1e-6)
+
+
+def test_every_figure_of_a_group_has_its_interval() -> None:
+    race = judged(BY_HAND)["out_of_fold"]["attributes"]["race"]
+    white, other, odds = race["groups"]["white"], race["groups"]["other"], race["equalized_odds_difference"]
+    assert (white["true_positive_rate"]["low"], white["true_positive_rate"]["high"]) == pytest.approx(metrics.wilson(4, 4), abs=1e-6)
+    assert (white["false_positive_rate"]["low"], white["false_positive_rate"]["high"]) == pytest.approx(metrics.wilson(0, 1), abs=1e-6)
+    # Scores are all 0.5 and four of five were approved: 0.5 - 0.8, and between -0.5 and 0.5 whatever is drawn.
+    assert white["calibration"]["value"] == -0.3
+    assert -0.5 <= white["calibration"]["low"] < -0.3 < white["calibration"]["high"] <= 0.5
+    assert other["false_positive_rate"] == {"value": None, "low": None, "high": None}  # nobody was declined
+    assert other["calibration"] == {"value": -0.5, "low": -0.5, "high": -0.5}  # one row, drawn again and again
+    assert 0 <= odds["low"] <= odds["value"] <= odds["high"] <= 1
+    assert judged(BY_HAND)["out_of_fold"]["attributes"]["race"] == race
+
+
+def test_an_interval_of_equalised_odds_narrows_with_more_rows() -> None:
+    few = [("white", "male", 1, True)] * 9 + [("white", "male", 1, False)] + [("white", "male", 0, False)] * 5
+    few += [("black", "male", 1, True)] * 6 + [("black", "male", 1, False)] * 4 + [("black", "male", 0, False)] * 5
+    width = []
+    for times in (1, 100):
+        odds = judged(decisions(*(few * times)), FAIRNESS.model_copy(update={"resamples": 400}))["out_of_fold"]["attributes"]["race"][
+            "equalized_odds_difference"
+        ]
+        assert odds["value"] == pytest.approx(0.3)
+        assert odds["low"] < 0.3 < odds["high"]
+        width.append(odds["high"] - odds["low"])
+    assert width[1] < width[0] / 5
 
 
 def test_a_group_of_one_is_shown_and_compared_with_nobody() -> None:
@@ -254,6 +283,15 @@ def test_each_rule_of_each_gate_can_say_no(gate: str, number: int) -> None:
     for bad in (beyond, None, float("nan"), "0.9", True, {}):
         assert judge(gate, "report", rules, report_for(gate, **{f"rule{number}": bad})).says == "no", bad
     assert judge(gate, "report", rules, {}).says == "no"
+
+
+def test_the_policy_says_what_an_inconclusive_comparison_means() -> None:
+    """Too few in every group but one: nothing can be compared, and the policy says in so many words that this is a no."""
+    assert {rule["if_missing"] for rule in POLICY["fair"]} == {"no"}
+    only_small = judged(BY_HAND, FAIRNESS.model_copy(update={"attributes": [["race"], ["sex"]], "small_group": 30}))
+    only_small["out_of_fold"]["attributes"]["ethnicity"] = only_small["out_of_fold"]["attributes"]["race"]
+    verdict = judge("fair", "fairness", read_rules("fair", POLICY["fair"]), only_small)
+    assert {(r.says, r.why) for r in verdict.rules} == {("no", "no value: the step could not establish it")}
 
 
 def test_every_threshold_has_its_reason() -> None:

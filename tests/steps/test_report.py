@@ -92,6 +92,22 @@ def test_every_artifact_and_digest_is_there() -> None:
     assert PAGE.count("2 at a time") == 1
 
 
+def test_drift_is_drawn_with_the_limit_that_a_gate_sets() -> None:
+    assert 'aria-label="Population stability index of the features that moved most"' in PAGE
+    assert "The dashed line is the gate's limit" not in PAGE
+    given = inputs()
+    rule = {"metric": "max_psi", "where": "drift", "at_most": 0.25, "value": 0.1, "says": "yes", "because": "so"}
+    given["verdicts"]["gates"].append({"gate": "stable", "says": "yes", "rules": [rule]})
+    text = report(**given).evidence
+    assert "The dashed line is the gate's limit, 0.250." in text
+    assert text.count('class="limit"') == PAGE.count('class="limit"') + 1
+
+
+def test_features_are_named_in_words_for_who_does_not_know_the_data() -> None:
+    for name in ("income", "debt", "gap", "code"):
+        assert re.search(rf'<th scope="row">{name}</th><td>reason {name} ', PAGE)
+
+
 def test_a_page_without_declined_applications() -> None:
     given = inputs()
     assert "No application in the hold-out was declined." in report(**{**given, "reasons": NO_REASONS}).evidence

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import time
+from pathlib import Path
 from typing import Literal, NamedTuple
 
 import pyarrow as pa
@@ -33,7 +35,7 @@ def pick(*, people: pa.Table, params: PickParams) -> Picked:
 class WorkParams(Params):
     """How to misbehave."""
 
-    mode: Literal["fine", "bad", "boom", "nan", "slow", "memory"]
+    mode: Literal["fine", "bad", "boom", "nan", "slow", "held", "memory"]
     seconds: float = Field(ge=0, le=60)
 
 
@@ -53,6 +55,12 @@ def work(*, ages: pa.Table, which: str, params: WorkParams) -> Worked:
         raise MemoryError
     if params.mode == "slow":
         time.sleep(params.seconds)
+    if params.mode == "held":
+        # Through this folder a test sees who is at work and says when to go on, however slow the machine is.
+        folder = Path(os.environ["TOY_FOLDER"])
+        (folder / f"at-work-{which}").touch()
+        while (folder / "hold").exists():
+            time.sleep(0.02)
     total = float("nan") if params.mode == "nan" else pc.sum(ages["age"]).as_py()
     return Worked({"which": which, "sum": total})
 

@@ -20,7 +20,7 @@ pipeline = Pipeline(
             inputs=(ages,),
             outputs=(part,),
             fan_out=FanOut(name="which", over=("a", "b")),
-            resources=Resources(timeout=20),
+            resources=Resources(timeout=240),
         ),
         Step(
             name="join",

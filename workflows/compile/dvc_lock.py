@@ -56,19 +56,25 @@ def stages_of(root: Path, declared: Declared, records: Mapping[str, Record]) -> 
 
 def merged(before: str, stages: Mapping[str, Any]) -> str:
     """The text of the lock with these stages in it: known ones where they were, new ones at the end."""
-    yaml = _yaml()
+    lock = read(before)
+    lock["stages"].update(stages)
+    out = io.StringIO()
+    _yaml().dump(lock, out)
+    return out.getvalue()
+
+
+def read(text: str) -> Any:
+    """A lock's text as a mapping with `schema` and `stages`; `BadInput` where it is none."""
     try:
-        lock = yaml.load(before) or {}
+        lock = _yaml().load(text) or {}
         lock.setdefault("schema", SCHEMA)
-        lock.setdefault("stages", {}).update(stages)
+        lock.setdefault("stages", {}).update({})
     except (YAMLError, AttributeError) as error:
         raise BadInput(
             Problem(what=f"not a lock file: {' '.join(str(error).split())[:200]}", where=PATH),
             hint="remove it and run again: a run writes it anew",
         ) from None
-    out = io.StringIO()
-    yaml.dump(lock, out)
-    return out.getvalue()
+    return lock
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -16,11 +16,11 @@ from typing import Any
 from ruamel.yaml.scalarstring import LiteralScalarString
 
 from workflows import names
-from workflows.compile.argo import argo_name
 from workflows.compile.interface import Declared
 from workflows.compile.text import dump, kustomization
 from workflows.compile.touching import paths_of
 from workflows.compile.triggers import Mapped, Triggers, mapped
+from workflows.names import argo_name
 from workflows.prove import canonical
 
 FOLDER = "infra/events/compiled"

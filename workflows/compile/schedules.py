@@ -12,11 +12,11 @@ from typing import Any
 from hera.workflows import CronWorkflow, Parameter
 from hera.workflows import models as m
 
-from workflows.compile.argo import argo_name
 from workflows.compile.dvc import COMMENT
 from workflows.compile.text import dump, kustomization
 from workflows.declare import Pipeline, Schedule
 from workflows.errors import BadInput, Problem
+from workflows.names import argo_name
 
 FOLDER = "infra/argo/schedules"
 LONGEST = 63 - len("-4294967295")

@@ -259,6 +259,13 @@ def last_entries(seal: Seal) -> dict[str, SealEntry]:
     return last
 
 
+def commits_of(verification: Verification) -> list[str]:
+    """The git commits that the records of a run say their code is of, or was before someone changed it; one, as a rule."""
+    listed = [e.sha256 for e in verification.seal.records] if verification.seal else []
+    codes = [verification.records[sha].code for sha in listed if sha in verification.records]
+    return list(dict.fromkeys(c.commit for c in codes if c.commit))
+
+
 def _links(seal: Seal, records: Mapping[str, Record]) -> list[Finding]:
     findings: list[Finding] = []
     listed = {e.sha256 for e in seal.records}

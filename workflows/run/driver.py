@@ -24,7 +24,7 @@ from workflows.declare import Artifact, Source
 from workflows.errors import BadInput, CountersignError, GateRefused, NotVerified, Problem, Temporary
 from workflows.plan import Port, Task, tasks
 from workflows.prove import canonical, digest
-from workflows.prove.digest import Digests
+from workflows.prove.digest import Digests, in_parallel
 from workflows.prove.gate import Verdict, judge
 from workflows.prove.record import Item, Link, Outcome, Record
 from workflows.prove.verify import CLOCK_SKEW
@@ -33,6 +33,7 @@ from workflows.run.binding import bind
 from workflows.run.journal import Journal, Written, read_record
 from workflows.run.logs import structlog
 from workflows.run.parameters import build
+from workflows.run.planned import Plan
 from workflows.run.session import Session
 from workflows.run.sources import read as sources
 
@@ -75,7 +76,7 @@ def run_task(session: Session, journal: Journal, task: Task) -> Written:
     try:
         record, verdicts = _execute(session, journal, ready)
     except (Exception, KeyboardInterrupt) as error:
-        failure = explained(error, task)
+        failure = explained(error, where_of(task))
         journal.append(_failed(session, journal, ready, failure), session.signer)
         say.warning("failed", kind=type(failure).__name__, exit_code=failure.exit_code)
         raise failure from error
@@ -137,9 +138,7 @@ def prepare(session: Session, journal: Journal, task: Task) -> Ready:
     upstream = journal.last(session.ring, task.upstream)
     for name in task.upstream:
         if name not in upstream or not upstream[name].record.outcome.good:
-            raise BadInput(
-                Problem(what=f"{name} has not been run", where=f"{task.pipeline.name}.{task.id}"), hint="run the pipeline from its start"
-            )
+            raise BadInput(Problem(what=f"{name} has not been run", where=where_of(task)), hint="run the pipeline from its start")
     started = session.clock()
     _check_clock(started, upstream)
     inputs = (*_arrived(session, task, upstream), *_taken(session, task))
@@ -149,9 +148,13 @@ def prepare(session: Session, journal: Journal, task: Task) -> Ready:
     return Ready(task=task, attempt=attempt, upstream=upstream, inputs=inputs, lineage=lineage, cache_key=key, started=started)
 
 
-def explained(error: BaseException, task: Task) -> CountersignError:
+def where_of(task: Task) -> str:
+    """How messages name a task."""
+    return f"{task.pipeline.name}.{task.id}"
+
+
+def explained(error: BaseException, where: str) -> CountersignError:
     """What to tell a person. The message of an unexpected error is withheld: it may quote personal data."""
-    where = f"{task.pipeline.name}.{task.id}"
     if isinstance(error, CountersignError):
         return error
     if isinstance(error, BadData):
@@ -164,8 +167,8 @@ def explained(error: BaseException, task: Task) -> CountersignError:
         )
     if isinstance(error, MemoryError):
         return Temporary(Problem(what="out of memory", where=where), hint="give it more memory, or run fewer steps at a time: --jobs 1")
-    if isinstance(error, OSError) and error.errno in files.FULL:
-        return files.disk_full(Path(str(error.filename or ".")))
+    if isinstance(error, OSError) and (known := files.trouble(error)):
+        return known
     frame = traceback.extract_tb(error.__traceback__)[-1]
     at = f"{'/'.join(Path(frame.filename).parts[-2:])}:{frame.lineno}"
     return CountersignError(
@@ -186,7 +189,7 @@ def _check_clock(started: str, upstream: Mapping[str, Written]) -> None:
 
 def _arrived(session: Session, task: Task, upstream: Mapping[str, Written]) -> tuple[Arrived, ...]:
     recorded = {i.name: i for w in upstream.values() for i in w.record.outputs}
-    return tuple(_checked(session, p, recorded[item_name(task, p.name)]) for p in task.inputs)
+    return tuple(in_parallel(lambda p: _checked(session, p, recorded[item_name(task, p.name)]), task.inputs))
 
 
 def _checked(session: Session, port: Port, expected: Item) -> Arrived:
@@ -210,6 +213,8 @@ def _checked(session: Session, port: Port, expected: Item) -> Arrived:
 
 
 def _taken(session: Session, task: Task) -> tuple[Arrived, ...]:
+    if session.planned:
+        return tuple(_planned(session, session.planned, task, s) for s in task.sources)
     found = []
     for s in task.sources:
         path = sources.take(session.root, task.pipeline.name, s) if s.name not in session.taken else _where_taken(session, task, s)
@@ -219,6 +224,13 @@ def _taken(session: Session, task: Task) -> tuple[Arrived, ...]:
         item = Item(name=item_name(task, s.name), sha256=d.sha256, md5=d.md5, size=d.size)
         found.append(Arrived(name=s.name, path=path, item=item))
     return tuple(found)
+
+
+def _planned(session: Session, plan: Plan, task: Task, source: Source) -> Arrived:
+    """A source that the run's plan has put into the store."""
+    item, path = plan.source(source.name), _where_taken(session, task, source)
+    _bring(session, path, item)
+    return Arrived(name=source.name, path=path, item=item)
 
 
 def _where_taken(session: Session, task: Task, source: Source) -> Path:
@@ -306,7 +318,11 @@ def _place(session: Session, port: Port, item: Item) -> None:
     kept = session.store.check_content(item)
     if kept is None or kept.sha256 != item.sha256:
         raise NotVerified(Problem(what="missing from the store or changed in it", where=item.name))
-    path = session.root / port.path
+    _bring(session, session.root / port.path, item)
+
+
+def _bring(session: Session, path: Path, item: Item) -> None:
+    """Let the checkout hold these bytes, from the store unless they are there."""
     with contextlib.suppress(OSError), path.open("rb") as stream:
         if path.stat().st_size == item.size and digest.of_stream(stream).sha256 == item.sha256:
             return
@@ -343,6 +359,7 @@ def _record(session: Session, journal: Journal, ready: Ready, outcome: Outcome) 
         environment=environment.envelope(),
         cache_key=ready.cache_key,
         secrets=session.fingerprints(ready.task),
+        image=environment.image(),
     )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import os
 import platform
+import re
 import sys
 from importlib import metadata
 from pathlib import Path
@@ -13,6 +14,7 @@ from typing import Any
 from workflows.prove import digest
 
 NUMERIC = ("alibi-detect", "fairlearn", "lightgbm", "numpy", "optuna", "pandas", "pyarrow", "scikit-learn", "scipy")
+IMAGE = "COUNTERSIGN_IMAGE"
 THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 
 
@@ -38,8 +40,14 @@ def envelope() -> dict[str, Any]:
         "threads": {name: os.environ[name] for name in THREADS if name in os.environ},
         "hash_seed": os.environ.get("PYTHONHASHSEED", "random"),
         "packages": {name: _version(name) for name in NUMERIC},
-        "image": os.environ.get("COUNTERSIGN_IMAGE", ""),
+        "image": os.environ.get(IMAGE, ""),
     }
+
+
+def image() -> str | None:
+    """sha256 of the image that this runs in; None outside an image, or in one that was named by a tag."""
+    found = re.search(r"@sha256:([0-9a-f]{64})$", os.environ.get(IMAGE, ""))
+    return found[1] if found else None
 
 
 def differences(recorded: dict[str, Any], now: dict[str, Any]) -> list[str]:

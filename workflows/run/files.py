@@ -9,9 +9,10 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from workflows.errors import Problem, Temporary
+from workflows.errors import BadInput, CountersignError, Problem, Temporary
 
 FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+BARRED = {errno.EACCES, errno.EPERM, errno.EROFS, errno.EIO}
 
 
 @contextlib.contextmanager
@@ -46,8 +47,11 @@ def write(path: Path, data: bytes, *, durable: bool = True) -> None:
         temporary.write_bytes(data)
 
 
-def settle(temporary: Path, path: Path, *, durable: bool = True, mode: int = 0o644) -> None:
-    """Rename a finished temporary file to its place, its bytes on the disk first where it must be durable."""
+def settle(temporary: Path, path: Path, *, durable: bool = True, mode: int = 0o644, replace: bool = True) -> None:
+    """Bring a finished temporary file to its place, its bytes on the disk first where it must be durable.
+
+    Without `replace` a file that is there already stays, also when it appears at the same moment.
+    """
     if durable:
         handle = os.open(temporary, os.O_RDONLY)
         try:
@@ -56,7 +60,11 @@ def settle(temporary: Path, path: Path, *, durable: bool = True, mode: int = 0o6
             os.close(handle)
     temporary.chmod(mode)
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary.replace(path)
+    if replace:
+        temporary.replace(path)
+    else:
+        with contextlib.suppress(FileExistsError):
+            os.link(temporary, path)
 
 
 def disk_full(path: Path) -> Temporary:
@@ -65,6 +73,16 @@ def disk_full(path: Path) -> Temporary:
         Problem(what="no room left on the disk; nothing half-written was kept", where=str(path)),
         hint="make room and run the same command again: finished steps are not repeated",
     )
+
+
+def trouble(error: OSError) -> CountersignError | None:
+    """What to tell a person whose disk is full, or who may not read or write a file; None where it is something else."""
+    if error.errno in FULL:
+        return disk_full(Path(str(error.filename or ".")))
+    if error.errno in BARRED and error.filename is not None:
+        what = f"cannot be read or written: {error.strerror}"
+        return BadInput(Problem(what=what, where=str(error.filename)), hint="see who owns it and who may use it: ls -l")
+    return None
 
 
 def _explained(error: OSError, folder: Path) -> OSError | Temporary:

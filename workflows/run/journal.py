@@ -129,6 +129,11 @@ class Journal:
             raise NotVerified(Problem(what=str(error), where=f"seal of {self.run}")) from None
 
 
+def lock_document(run: str) -> str:
+    """Where a run's `dvc.lock` lies in its store, for whoever has DVC alone."""
+    return f"exports/{run}/dvc.lock"
+
+
 def read_record(store: Store, keys: Keyring, sha256: str, where: str) -> Written:
     """A record by digest: its bytes, signature and form checked; `NotVerified` says which does not hold."""
     payload = _open(store, keys, sha256, where)
@@ -161,7 +166,7 @@ def find(store: Store, name: str) -> str:
 
 def runs(store: Store) -> list[str]:
     """Ids of all runs, sorted."""
-    return sorted({name.split("/")[0] for name in store.list_documents("runs")})
+    return store.list_folders("runs")
 
 
 def _open(store: Store, keys: Keyring, sha256: str, where: str) -> bytes:

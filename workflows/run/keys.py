@@ -42,15 +42,15 @@ def signer() -> tuple[Signer, bool]:
         raise BadInput(Problem(what=str(error), where=str(path)), hint="make a new one with: countersign keys init") from None
 
 
-def secret(name: str) -> bytes:
-    """The bytes of a named secret; 32 random ones are made where none is configured."""
+def secret(name: str, *, make: bool = True) -> bytes:
+    """The bytes of a named secret. Where none is configured, 32 random ones are made, or with `make=False` it is `BadInput`."""
     variable = f"COUNTERSIGN_{name.upper()}"
     if value := os.environ.get(variable):
         where = variable
     else:
         named = os.environ.get(f"{variable}_FILE")
         path = Path(named) if named else folder() / name
-        if not named:
+        if not named and make:
             _make(path, secrets.token_hex(SECRET_BYTES).encode() + b"\n")
         value, where = _read(path, name).decode("ascii", "replace"), str(path)
     try:
@@ -91,6 +91,14 @@ def given_ring(paths: tuple[Path, ...]) -> Keyring:
     """The public keys that a person named; `BadInput` where one cannot be read."""
     try:
         return ring_of({str(p): _read(p, "public key") for p in paths})
+    except BadKey as error:
+        raise BadInput(str(error)) from None
+
+
+def ring_with(own: Signer, paths: tuple[Path, ...]) -> Keyring:
+    """The public keys that an operator named, and this process's own."""
+    try:
+        return ring_of({**{str(p): _read(p, "public key") for p in paths}, "own": own.public_pem})
     except BadKey as error:
         raise BadInput(str(error)) from None
 

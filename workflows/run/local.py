@@ -58,7 +58,7 @@ def run_pipeline(session: Session, *, again: bool = False, jobs: int = 2, tell: 
     plan = session.plan_id()
     if not again and session.reuse and (finished := _already(session, plan)):
         return finished
-    journal = open_journal(session.store, plan, again=again)
+    journal = open_journal(session.store, plan, session.holder, again=again)
     error = _Pool(session, journal, jobs, tell).run()
     if isinstance(error, Temporary):
         raise error

@@ -12,14 +12,19 @@ from workflows.prove import bundle
 from workflows.prove.record import Item
 from workflows.prove.verify import Verification
 from workflows.run import files
+from workflows.run.journal import lock_document
+from workflows.run.session import tree_digest, tree_files
 from workflows.run.store.interface import Store
 
 FOR_PEOPLE = {Kind.REPORT, Kind.PAGE}
 """Tables hold a row for each person. They stay in the store, and are known in the bundle by digest."""
 
 
-def pack(verification: Verification, store: Store, root: Path, pipeline: Pipeline | None) -> bytes:
-    """The bundle of a verified run; `NotVerified` where it did not verify: nothing unsound is handed on."""
+def pack(verification: Verification, store: Store, root: Path | None, pipeline: Pipeline | None) -> bytes:
+    """The bundle of a verified run; `NotVerified` where it did not verify: nothing unsound is handed on.
+
+    `root` is a checkout, where there is one: what it generates goes along if its code is the run's.
+    """
     if not verification.ok or verification.seal is None or verification.root is None:
         raise NotVerified(
             *(Problem(what=f.what, where=f.where) for f in verification.findings), hint="a run that does not verify is not bundled"
@@ -32,7 +37,7 @@ def pack(verification: Verification, store: Store, root: Path, pipeline: Pipelin
     keys = {f"keys/{k}.pem": _document(store, f"keys/{k}.pem") for k in bundle.signers_of(envelopes)}
     folder = {f"runs/{seal.run}/{name}": data for name, data in store.list_documents(f"runs/{seal.run}").items()}
     # A pipeline that is not known here any more has no kinds and no manifests; its proof stands without them.
-    known = {**_artifacts(store, pipeline, seal.outputs), **_manifests(root, pipeline)} if pipeline else {}
+    known = {**_artifacts(store, pipeline, seal.outputs), **_manifests(verification, store, root, pipeline)} if pipeline else {}
     members = {**envelopes, **keys, **folder, **known}
     return bundle.pack(pipeline=seal.pipeline, run=seal.run, root=verification.root, members=members)
 
@@ -88,6 +93,12 @@ def _artifacts(store: Store, pipeline: Pipeline, outputs: tuple[Item, ...]) -> d
     return found
 
 
-def _manifests(root: Path, pipeline: Pipeline) -> dict[str, bytes]:
-    paths = ("dvc.yaml", "dvc.lock", f"infra/argo/workflows/{pipeline.name.replace('_', '-')}.yaml")
-    return {f"manifests/{p}": (root / p).read_bytes() for p in paths if (root / p).is_file()}
+def _manifests(verification: Verification, store: Store, root: Path | None, pipeline: Pipeline) -> dict[str, bytes]:
+    """What the run's code compiles to, from a checkout that has this code; and the run's `dvc.lock`, as the run left it."""
+    found: dict[str, bytes] = {}
+    if root and {r.code.tree for r in verification.records.values()} == {tree_digest(root, tree_files(root))}:
+        paths = ("dvc.yaml", f"infra/argo/workflows/{pipeline.name.replace('_', '-')}.yaml")
+        found = {p: (root / p).read_bytes() for p in paths if (root / p).is_file()}
+    if lock := store.get_document(lock_document(verification.run)):
+        found["dvc.lock"] = lock
+    return {f"manifests/{path}": data for path, data in found.items()}

@@ -74,26 +74,32 @@ def overrides_of(pairs: list[str], environment: Mapping[str, str] = os.environ) 
     return found
 
 
-def read(root: Path, pipeline: Pipeline, overrides: Mapping[str, Any], *, only: Step | None = None) -> Settings:
-    """Parameters and policies of a pipeline, or of one step of it, checked; `BadInput` lists all problems."""
+def read(root: Path, pipeline: Pipeline, overrides: Mapping[str, Any]) -> Settings:
+    """Parameters and policies of a pipeline, checked; `BadInput` lists all problems."""
     raw = read_yaml(root / pipeline.params_path, pipeline.params_path) or {}
     if not isinstance(raw, dict):
         raise BadInput(Problem(what="not a mapping of steps", where=pipeline.params_path))
     problems = _override(raw, overrides, {s.name for s in pipeline.steps})
-    steps = (only,) if only else pipeline.steps
-    if not only:
-        known = {s.name for s in pipeline.steps}
-        problems += [
-            Problem(what=f"no step {n}", where=pipeline.params_path, expected=f"one of {', '.join(sorted(known))}")
-            for n in raw
-            if n not in known
-        ]
-    for s in steps:
+    known = {s.name for s in pipeline.steps}
+    problems += [
+        Problem(what=f"no step {n}", where=pipeline.params_path, expected=f"one of {', '.join(sorted(known))}")
+        for n in raw
+        if n not in known
+    ]
+    for s in pipeline.steps:
         problems += _wrong_with(pipeline, s, raw.get(s.name))
-    rules, policies, wrong = _rules(root, pipeline, steps)
+    rules, policies, wrong = _rules(root, pipeline)
     if problems or wrong:
         raise BadInput(*problems, *wrong)
-    return Settings(sections={s.name: raw.get(s.name) or {} for s in steps}, rules=rules, policies=policies)
+    return Settings(sections={s.name: raw.get(s.name) or {} for s in pipeline.steps}, rules=rules, policies=policies)
+
+
+def planned(root: Path, pipeline: Pipeline, sections: Mapping[str, Any]) -> Settings:
+    """Parameters that were read and checked when the run was planned, with the checkout's policies. Imports no step."""
+    rules, policies, wrong = _rules(root, pipeline)
+    if wrong:
+        raise BadInput(*wrong)
+    return Settings(sections=sections, rules=rules, policies=policies)
 
 
 def build(params: type[BaseModel], section: Mapping[str, Any]) -> BaseModel:
@@ -146,8 +152,8 @@ def _wrong_with(pipeline: Pipeline, step: Step, section: object) -> list[Problem
     return problems
 
 
-def _rules(root: Path, pipeline: Pipeline, steps: tuple[Step, ...]) -> tuple[dict[str, tuple[Rule, ...]], dict[str, Any], list[Problem]]:
-    gates = [g for s in steps for g in s.gates]
+def _rules(root: Path, pipeline: Pipeline) -> tuple[dict[str, tuple[Rule, ...]], dict[str, Any], list[Problem]]:
+    gates = [g for s in pipeline.steps for g in s.gates]
     if not gates:
         return {}, {}, []
     raw = read_yaml(root / pipeline.policy_path, pipeline.policy_path)

@@ -5,13 +5,11 @@ What is compared afterwards is decided by the caller; here the second run is mad
 
 from __future__ import annotations
 
-import io
 import json
 import os
 import re
 import subprocess
 import sys
-import tarfile
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from importlib import metadata
@@ -21,11 +19,11 @@ from typing import Any
 from workflows import code
 from workflows.errors import BadInput, CountersignError, GateRefused, NotVerified, Problem
 from workflows.plan import LOCK
-from workflows.prove import canonical, digest
+from workflows.prove import canonical
 from workflows.prove.record import Outcome, Record, Seal
 from workflows.prove.verify import Verification, last_entries
 from workflows.run import environment, keys
-from workflows.run.session import TREE
+from workflows.run.recorded_code import lay_out
 from workflows.run.sources.read import GIVEN
 from workflows.run.store.interface import Store
 
@@ -64,16 +62,19 @@ def warnings_of(original: Original) -> list[str]:
     return [] if recorded is None else environment.differences(recorded, environment.envelope())
 
 
-def prepare(original: Original, repository: Path, into: Path) -> None:
-    """Lay out a workspace: code, parameters and data as they were. `into` must be empty or absent."""
+def prepare(original: Original, repository: Path | None, into: Path) -> str:
+    """Lay out a workspace: code, parameters and data as they were. `into` must be empty or absent.
+
+    Says where the code is from. `repository` is a clone, where there is one: a run that a cluster made needs none.
+    """
     if into.exists() and any(into.iterdir()):
         raise BadInput(Problem(what="the folder is not empty; a reproduction overwrites nothing", where=str(into)))
     into.mkdir(parents=True, exist_ok=True)
-    record = original.standing[0]
-    _code(original, record, repository, into)
-    _parameters(original, into)
     _secrets(original)
+    said = lay_out(original.standing[0].code, original.store, repository, into)
+    _parameters(original, into)
     _data(original, into)
+    return said
 
 
 def execute(original: Original, workspace: Path, python: str = sys.executable) -> dict[str, Any]:
@@ -83,7 +84,9 @@ def execute(original: Original, workspace: Path, python: str = sys.executable) -
     """
     _requirements(original, workspace)
     words = [python, "-m", "workflows.cli", "run", original.seal.pipeline, "--no-cache", "--json"]
-    env = {k: v for k, v in os.environ.items() if k != "PYTHONPATH" and not k.startswith("COUNTERSIGN_SET_")} | {
+    # The second run is for the comparison alone: it must find nothing in a shared store, and leave nothing there.
+    left_out = {"PYTHONPATH", "COUNTERSIGN_STORE"}
+    env = {k: v for k, v in os.environ.items() if k not in left_out and not k.startswith("COUNTERSIGN_SET_")} | {
         GIVEN: str(workspace / DATA)
     }
     done = subprocess.run(words, cwd=workspace, env=env, stdout=subprocess.PIPE, text=True, check=False)  # noqa: S603  # our own program
@@ -108,40 +111,6 @@ def _objects(text: str) -> list[dict[str, Any]]:
     return found
 
 
-def _code(original: Original, record: Record, repository: Path, into: Path) -> None:
-    if record.code.snapshot:
-        path = into / ".snapshot.tar"
-        original.store.fetch_content(record.code.snapshot, path)
-        data = path.read_bytes()
-        path.unlink()
-    else:
-        data = _git_archive(repository, record.code.commit or "")
-    with tarfile.open(fileobj=io.BytesIO(data)) as tar:
-        tar.extractall(into, filter="data")
-        listed = [m.name for m in tar if m.isfile() and m.name.split("/")[0] in TREE]
-    got = digest.of_tree((p, code.sha256_of(into / p)) for p in listed)
-    if got != record.code.tree:
-        raise NotVerified(
-            Problem(
-                what="the code at the recorded commit is not the code that was run",
-                where=str(record.code.commit),
-                expected=record.code.tree,
-                got=got,
-            )
-        )
-
-
-def _git_archive(repository: Path, commit: str) -> bytes:
-    words = ["git", "-C", str(repository), "archive", "--format=tar", commit]
-    done = subprocess.run(words, capture_output=True, check=False)  # noqa: S603  # a commit is hexadecimal, by its record
-    if done.returncode:
-        raise BadInput(
-            Problem(what="the run's commit is not in this repository", where=commit),
-            hint="git fetch it, or run this in a clone that has it",
-        )
-    return done.stdout
-
-
 def _parameters(original: Original, into: Path) -> None:
     """The recorded parameters, in place of the file's: the run may have been made with --set."""
     sections = {r.task.partition("@")[0]: r.params for r in original.standing if r.params}
@@ -151,14 +120,14 @@ def _parameters(original: Original, into: Path) -> None:
 
 def _secrets(original: Original) -> None:
     for name, recorded in sorted({x for r in original.standing for x in r.secrets.items()}):
-        here = keys.fingerprint(name, keys.secret(name))
+        hint = f"ask its owner for it and set COUNTERSIGN_{name.upper()}_FILE"
+        try:
+            here = keys.fingerprint(name, keys.secret(name, make=False))
+        except BadInput as error:
+            raise BadInput(*error.problems, hint=hint) from None
         if here != recorded:
-            raise BadInput(
-                Problem(
-                    what=f"the {name} here is not the one that the run used", where="keys", expected=f"fingerprint {recorded}", got=here
-                ),
-                hint=f"ask its owner for it and set COUNTERSIGN_{name.upper()}_FILE",
-            )
+            what = f"the {name} here is not the one that the run used"
+            raise BadInput(Problem(what=what, where="keys", expected=f"fingerprint {recorded}", got=here), hint=hint)
 
 
 def _data(original: Original, into: Path) -> None:

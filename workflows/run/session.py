@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import io
+import itertools
 import os
 import re
 import subprocess
 import tarfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import cached_property
@@ -20,11 +21,12 @@ from workflows.errors import BadInput, Problem
 from workflows.plan import LOCK, Task, tasks
 from workflows.prove import canonical, digest
 from workflows.prove.digest import Digests
-from workflows.prove.record import Code, Item
+from workflows.prove.record import SNAPSHOT, Code, Item
 from workflows.prove.signature import Keyring, Signer
 from workflows.run import environment, files, keys
 from workflows.run.journal import Journal
 from workflows.run.parameters import Settings
+from workflows.run.planned import Plan
 from workflows.run.sources import read as sources
 from workflows.run.store.interface import Store
 from workflows.run.store.local import LocalStore
@@ -57,6 +59,8 @@ class Session:
     reuse: bool = True
     taken: dict[str, Digests] = field(default_factory=dict)
     """Sources taken at the start of the run, by name, so that every step of it sees the same bytes."""
+    planned: Plan | None = None
+    """What another process has found out and written down for the whole run: code, sources, parameters."""
 
     _secrets: dict[str, bytes] = field(default_factory=dict, repr=False)
     _code: dict[str, str] = field(default_factory=dict)
@@ -82,6 +86,11 @@ class Session:
     def fingerprints(self, task: Task) -> dict[str, str]:
         return {name: keys.fingerprint(name, self.secret(name)) for name in task.step.secrets}
 
+    @property
+    def holder(self) -> str:
+        """Who owns the runs that this checkout makes."""
+        return digest.tagged("holder", self.signer.keyid, str(self.root))[:32]
+
     @cached_property
     def lock(self) -> str:
         return code.lock_digest(self.root)
@@ -93,23 +102,25 @@ class Session:
     @cached_property
     def revision(self) -> tuple[str | None, bool]:
         """The git commit of the checkout, and whether the files that matter differ from it."""
-        commit = _git(self.root, "rev-parse", "HEAD")
-        if commit is None:
-            return None, True
-        return commit.strip(), bool(_git(self.root, "status", "--porcelain", "--untracked-files=all", "--", *TREE))
+        return (self.planned.commit, self.planned.dirty) if self.planned else revision_of(self.root)
 
     @cached_property
     def tree(self) -> tuple[str, Item | None]:
         """Digest of the files that a re-run needs, and an archive of them where the commit alone would not bring them back."""
-        listed = tree_files(self.root)
-        sha = digest.of_tree((p, code.sha256_of(self.root / p)) for p in listed)
+        if self.planned:
+            return self.planned.tree, self.planned.code
         commit, dirty = self.revision
         if commit and not dirty:
-            return sha, None
+            return tree_digest(self.root, tree_files(self.root)), None
+        return self.snapshot()
+
+    def snapshot(self) -> tuple[str, Item]:
+        """Digest of the files that a re-run needs, and an archive of them, kept in the store."""
+        listed = tree_files(self.root)
         with files.scratch(self.root / ".countersign") as path:
-            path.write_bytes(_archive(self.root, listed))
+            path.write_bytes(archive(self.root, listed))
             d = self.store.put_content(path)
-        return sha, Item(name="code:snapshot", sha256=d.sha256, md5=d.md5, size=d.size)
+        return tree_digest(self.root, listed), Item(name=SNAPSHOT, sha256=d.sha256, md5=d.md5, size=d.size)
 
     def code_of(self, task: Task) -> Code:
         commit, dirty = self.revision
@@ -137,6 +148,19 @@ class Session:
         return f"{self.pipeline.name.replace('_', '-')}-{sha[:12]}"
 
 
+def revision_of(root: Path) -> tuple[str | None, bool]:
+    """The git commit of a checkout, and whether the files that matter differ from it; (None, True) where it is no clone."""
+    commit = _git(root, "rev-parse", "HEAD")
+    if commit is None:
+        return None, True
+    return commit.strip(), bool(_git(root, "status", "--porcelain", "--untracked-files=all", "--", *TREE))
+
+
+def tree_digest(root: Path, listed: list[str]) -> str:
+    """Digest over files of a checkout, by path and content."""
+    return digest.of_tree((p, code.sha256_of(root / p)) for p in listed)
+
+
 def tree_files(root: Path) -> list[str]:
     """Paths of the files that a re-run needs: what git tracks or would track under `TREE`, without data itself."""
     listed = _git(root, "ls-files", "--cached", "--others", "--exclude-standard", "-z", "--", *TREE)
@@ -148,6 +172,15 @@ def tree_files(root: Path) -> list[str]:
 
 def checkout() -> Path:
     """The repository that the current folder is in; `BadInput` where it is in none."""
+    folder = nearest_checkout()
+    if folder is None:
+        hint = "change to the folder that holds workflows/ and params/; a run in a shared store is looked at from anywhere, with --store"
+        raise BadInput(Problem(what="not inside a Countersign repository", where=str(Path.cwd())), hint=hint)
+    return folder
+
+
+def nearest_checkout() -> Path | None:
+    """Likewise; None where the current folder is in none."""
     here = Path.cwd()
     for folder in (here, *here.parents):
         if (folder / "workflows" / "declare.py").is_file():
@@ -155,9 +188,7 @@ def checkout() -> Path:
                 # Records would state the code of one checkout and hold the results of another.
                 raise BadInput(Problem(what="the code that is running is not this checkout's", where=str(folder), got=str(imported_from())))
             return folder
-    raise BadInput(
-        Problem(what="not inside a Countersign repository", where=str(here)), hint="change to the folder that holds workflows/ and params/"
-    )
+    return None
 
 
 def imported_from() -> Path:
@@ -193,7 +224,7 @@ def _git(root: Path, *words: str) -> str | None:
     return done.stdout if done.returncode == 0 else None
 
 
-def _archive(root: Path, listed: list[str]) -> bytes:
+def archive(root: Path, listed: list[str]) -> bytes:
     """The same files give the same bytes: no times, owners or modes."""
     out = io.BytesIO()
     with tarfile.open(fileobj=out, mode="w", format=tarfile.PAX_FORMAT) as tar:
@@ -205,11 +236,34 @@ def _archive(root: Path, listed: list[str]) -> bytes:
     return out.getvalue()
 
 
-def open_journal(store: Store, plan: str, *, again: bool) -> Journal:
-    """The journal to add to: the unfinished attempt at this plan if there is one, else a new one."""
-    n = 1
-    while True:
-        journal = Journal(store, plan if n == 1 else f"{plan}-{n}")
-        if not journal.sealed and not (again and journal.attempts()):
+def open_journal(store: Store, plan: str, holder: str, *, again: bool = False) -> Journal:
+    """The journal to add to: the unfinished attempt at this plan that `holder` owns, else a new one, which is then its own.
+
+    A holder is a checkout or a workflow. Two of them never get the same run, and after the seal nobody gets it.
+    """
+    claim = f"{holder}\n".encode()
+    for journal in attempts_at(store, plan):
+        if journal.sealed or (again and journal.attempts()):
+            continue
+        if store.put_if_absent(f"claims/{journal.run}", claim) == claim:
             return journal
-        n += 1
+    raise AssertionError  # attempts never end
+
+
+def attempts_at(store: Store, plan: str) -> Iterator[Journal]:
+    """The journals of a plan, those there are and those there could be: `PLAN`, `PLAN-2`, `PLAN-3`, without end."""
+    yield Journal(store, plan)
+    for n in itertools.count(2):
+        yield Journal(store, f"{plan}-{n}")
+
+
+def last_claimed(store: Store, plan: str, holder: str) -> Journal | None:
+    """The newest run of this plan that `holder` owns, sealed or not; None where it owns none."""
+    found = None
+    for journal in attempts_at(store, plan):
+        claim = store.get_document(f"claims/{journal.run}")
+        if claim is None:
+            return found
+        if claim.decode().strip() == holder:
+            found = journal
+    raise AssertionError  # attempts never end

@@ -12,29 +12,43 @@ from pathlib import Path
 from workflows.declare import Pipeline, problems_of
 from workflows.errors import BadInput, CountersignError, GateRefused, Problem
 from workflows.plan import Task, tasks
-from workflows.run import files, keys, parameters
-from workflows.run.driver import prepare, reuse, run_task
-from workflows.run.journal import Journal, Written
+from workflows.run import keys, parameters
+from workflows.run.driver import explained, prepare, reuse, run_task
+from workflows.run.interrupt import heard_once
+from workflows.run.journal import Journal
 from workflows.run.lock import only_one
 from workflows.run.logs import structlog
+from workflows.run.pod import PLAN, ancestors, leave_message, run_in_pod
 from workflows.run.session import Session, checkout, find_pipeline, local_store, open_journal
-
-OUTPUTS = "COUNTERSIGN_OUTPUTS"
+from workflows.run.store.interface import Store
+from workflows.run.store.open import STORE, open_store
 
 
 def run_single(pipeline: str, step: str, item: str | None, *, debug: bool = False) -> int:
     """Run one task and say in the exit code what came of it."""
     log_to(sys.stderr.fileno())
-    try:
-        declared = find_pipeline(pipeline)
-        with only_one(checkout()):
-            _run(declared, _find_task(declared, step, item))
-    except CountersignError as error:
-        if debug:
-            raise
-        print(told(error), file=sys.stderr)
-        return error.exit_code
+    with heard_once():
+        try:
+            root, declared = checkout(), find_pipeline(pipeline)
+            task = _find_task(declared, step, item)
+            with only_one(root):
+                if PLAN in os.environ:
+                    run_in_pod(root, declared, task, open_store(root, os.environ.get(STORE)))
+                else:
+                    _run(declared, task)
+        except (Exception, KeyboardInterrupt) as error:
+            if debug:
+                raise
+            return say(error, f"{pipeline}.{step}")
     return 0
+
+
+def say(error: BaseException, where: str) -> int:
+    """Tell a person, on the terminal and in the Argo UI, what went wrong; the exit code that goes with it."""
+    failure = explained(error, where)
+    print(told(failure), file=sys.stderr)
+    leave_message(told(failure))
+    return failure.exit_code
 
 
 def told(error: CountersignError) -> str:
@@ -43,7 +57,9 @@ def told(error: CountersignError) -> str:
     return "\n".join((*lines, *([f"hint: {error.hint}"] if error.hint else [])))
 
 
-def make_session(root: Path, pipeline: Pipeline, overrides: list[str], *, reuse_results: bool = True) -> Session:
+def make_session(
+    root: Path, pipeline: Pipeline, overrides: list[str], *, reuse_results: bool = True, store: Store | None = None
+) -> Session:
     """A session on the checkout at `root`, with parameters read and checked."""
     if problems := problems_of(pipeline):
         raise BadInput(*problems)
@@ -54,7 +70,7 @@ def make_session(root: Path, pipeline: Pipeline, overrides: list[str], *, reuse_
             f"made a signing key for this machine: {keys.folder() / 'signing.pem'} (its records are signed by an unregistered local key)",
             file=sys.stderr,
         )
-    store = local_store(root)
+    store = store or local_store(root)
     store.put_document(f"keys/{signer.keyid}.pem", signer.public_pem)
     return Session(root=root, pipeline=pipeline, settings=settings, store=store, signer=signer, ring=keys.ring(store), reuse=reuse_results)
 
@@ -85,20 +101,13 @@ def _find_task(pipeline: Pipeline, step: str, item: str | None) -> Task:
 def _run(pipeline: Pipeline, task: Task) -> None:
     session = make_session(checkout(), pipeline, [])
     session.take_sources()
-    journal = open_journal(session.store, session.plan_id(), again=False)
-    _fill(session, journal, [t for t in tasks(pipeline) if t.id in _ancestors(pipeline, task)])
+    journal = open_journal(session.store, session.plan_id(), session.holder)
+    _fill(session, journal, [t for t in tasks(pipeline) if t.id in ancestors(pipeline, task)])
     # Whoever started this task alone wants it computed, not looked up.
     session.reuse = False
     is_last = not any(task.id in t.upstream for t in tasks(pipeline))
     with _sealing(session, journal) if is_last else contextlib.nullcontext():
-        _hand_over(run_task(session, journal, task))
-
-
-def _hand_over(written: Written) -> None:
-    """Each output's digest as a file by its name, where Argo asked for that: it becomes an output parameter of the task."""
-    if folder := os.environ.get(OUTPUTS):
-        for item in written.record.outputs:
-            files.write(Path(folder) / item.name.partition("/")[2].partition("@")[0], item.sha256.encode(), durable=False)
+        run_task(session, journal, task)
 
 
 @contextlib.contextmanager
@@ -115,18 +124,6 @@ def _sealing(session: Session, journal: Journal) -> Iterator[None]:
         journal.seal(pipeline=session.pipeline.name, tasks=names, keys=session.ring, signer=session.signer, sealed=session.clock())
     if refused:
         raise refused
-
-
-def _ancestors(pipeline: Pipeline, task: Task) -> set[str]:
-    by_id = {t.id: t for t in tasks(pipeline)}
-    found: set[str] = set()
-    waiting = list(task.upstream)
-    while waiting:
-        name = waiting.pop()
-        if name not in found:
-            found.add(name)
-            waiting += by_id[name].upstream
-    return found
 
 
 def _fill(session: Session, journal: Journal, wanted: list[Task]) -> bool:

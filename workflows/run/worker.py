@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from typing import NoReturn
 
 from workflows.plan import Task
-from workflows.run.driver import explained, run_task
+from workflows.run.driver import explained, run_task, where_of
 from workflows.run.journal import Journal
 from workflows.run.session import Session
 
@@ -68,7 +68,7 @@ def _run(session: Session, journal: Journal, task: Task, said: int) -> int:
     try:
         answer: dict[str, object] = {"outcome": run_task(session, journal, task).record.outcome}
     except BaseException as error:  # whatever it was, the parent must hear of it
-        failure = explained(error, task)
+        failure = explained(error, where_of(task))
         code = failure.exit_code
         answer = {
             "error": type(failure).__name__,

@@ -1,0 +1,1 @@
+"""A Kubernetes cluster to run pipelines on: one that exists, kind, or one built and started here."""

@@ -1,0 +1,198 @@
+"""A real cluster as the tests use it: kubectl, the store's folder on the node, and the toy pipeline in a namespace of its own."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import boto3
+
+from tests.conftest import ROOT, Home, Said
+from workflows.cluster.interface import Phase
+from workflows.cluster.reading import progress
+
+PATIENCE = 300.0  # seconds for a workflow to come to where a test wants it
+SOURCE = "countersign"  # the namespace whose secrets and settings tests copy
+SECRETS = ("countersign-store", "countersign-signing-key", "countersign-masking-key", "countersign-artifacts")
+
+
+def kubectl(*words: str, given: str | None = None, check: bool = True) -> str:
+    done = subprocess.run(["kubectl", *words], input=given, capture_output=True, text=True, check=False, timeout=120)
+    if check and done.returncode:
+        raise AssertionError(f"kubectl {' '.join(words)}: {done.stderr}")
+    return done.stdout
+
+
+def wait(what: Callable[[], Any], why: str, *, patience: float = PATIENCE, every: float = 0.5) -> Any:
+    """What `what` answers once it is true-ish; the reason as an assertion where it never is."""
+    deadline = time.monotonic() + patience
+    while time.monotonic() < deadline:
+        if found := what():
+            return found
+        time.sleep(every)
+    raise AssertionError(f"not within {patience:.0f} s: {why}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Space:
+    """A namespace that pipelines run in, as `infra/argo` makes it."""
+
+    name: str
+
+    def kubectl(self, *words: str, given: str | None = None, check: bool = True) -> str:
+        return kubectl("-n", self.name, *words, given=given, check=check)
+
+    def get(self, kind: str, name: str) -> dict[str, Any]:
+        found: dict[str, Any] = json.loads(self.kubectl("get", kind, name, "-o", "json"))
+        return found
+
+    def patch(self, kind: str, name: str, change: Mapping[str, Any]) -> None:
+        self.kubectl("patch", kind, name, "--type=merge", "-p", json.dumps(change))
+
+    @contextmanager
+    def without(self, kind: str, name: str) -> Iterator[None]:
+        """While this lasts, the object is not there."""
+        kept = self.get(kind, name)
+        self.kubectl("delete", kind, name)
+        try:
+            yield
+        finally:
+            for key in ("resourceVersion", "uid", "creationTimestamp", "managedFields"):
+                kept["metadata"].pop(key, None)
+            self.kubectl("apply", "-f", "-", given=json.dumps(kept))
+
+
+@dataclass(kw_only=True)
+class Toy:
+    """A checkout of the toy pipeline, its template in a namespace, and the store that both use."""
+
+    home: Home
+    space: Space
+    env: dict[str, str]
+    bucket: str
+    prefix: str
+    client: Any
+    submitted: list[str] = field(default_factory=list)
+
+    def ask(self, *words: str) -> Said:
+        return self.home.ask(*words, **self.env)
+
+    def submit(self, *words: str) -> str:
+        """Submit, and the workflow's name."""
+        said = self.ask("submit", "toy", "--namespace", self.space.name, "--json", *words)
+        assert said.code == 0, said.err + said.out
+        self.submitted.append(said.json["workflow"])
+        return self.submitted[-1]
+
+    def workflow(self, name: str) -> Any:
+        return progress(self.space.get("workflow", name))
+
+    def node(self, name: str, shown: str) -> Any:
+        """The newest pod node of a task: `work(0:a)`; with retries, the last attempt."""
+        found = [n for n in self.workflow(name).nodes if n.kind == "Pod" and (n.name == shown or n.name.startswith(f"{shown}("))]
+        return max(found, key=lambda n: n.started.timestamp() if n.started else 0.0) if found else None
+
+    def until(self, name: str, shown: str, *phases: Phase) -> Any:
+        """Wait until a task's newest pod is in one of these phases."""
+
+        def there() -> Any:
+            node = self.node(name, shown)
+            return node if node and node.phase in phases else None
+
+        return wait(there, f"{shown} of {name} is {phases}")
+
+    def ended(self, name: str) -> Any:
+        return wait(lambda: (w := self.workflow(name)).phase.ended and w, f"{name} ends")
+
+    def pod_of(self, name: str, shown: str) -> str:
+        """The name of a task's running pod."""
+        node = self.until(name, shown, Phase.RUNNING)
+        pods = json.loads(self.space.kubectl("get", "pods", "-l", f"workflows.argoproj.io/workflow={name}", "-o", "json"))["items"]
+        found = [p for p in pods if p["metadata"]["annotations"].get("workflows.argoproj.io/node-id") == node.id]
+        assert len(found) == 1, [p["metadata"]["name"] for p in pods]
+        return str(found[0]["metadata"]["name"])
+
+    def runs(self) -> list[dict[str, Any]]:
+        return list(self.ask("show", "--json").json["runs"])
+
+    def run_of(self, name: str) -> str:
+        """The run that a workflow's exit handler noted."""
+        return str(self.space.get("workflow", name)["metadata"]["annotations"]["countersign/run"])
+
+    def verify(self, run: str) -> Any:
+        said = self.ask("verify", run, "--json")
+        return {**said.json, "code": said.code}
+
+    def steps(self, run: str) -> list[dict[str, Any]]:
+        return list(self.ask("show", run, "--json").json["steps"])
+
+    def digest_of(self, name: str, task: str, artifact: str) -> str:
+        return str(self.node(name, task).outputs[artifact])
+
+    def key_of(self, sha256: str) -> str:
+        """Where the object with this content lies in the bucket."""
+        for page in self.client.get_paginator("list_objects_v2").paginate(Bucket=self.bucket, Prefix=f"{self.prefix}files/md5/"):
+            for entry in page.get("Contents", []):
+                head = self.client.head_object(Bucket=self.bucket, Key=entry["Key"])
+                if head["Metadata"].get("sha256") == sha256:
+                    return str(entry["Key"])
+        raise AssertionError(f"no object with sha256 {sha256}")
+
+
+def new_space(name: str) -> Space:
+    """A namespace like `countersign`, with its secrets and settings."""
+    with tempfile.TemporaryDirectory(dir=ROOT / "infra/argo") as folder:
+        (Path(folder) / "kustomization.yaml").write_text(
+            f"apiVersion: kustomize.config.k8s.io/v1beta1\nkind: Kustomization\nnamespace: {name}\nresources:\n- ../overlays/local\n"
+        )
+        kubectl("apply", "--server-side", "--force-conflicts", "-k", folder)
+    space = Space(name=name)
+    for secret in SECRETS:
+        found = json.loads(kubectl("-n", SOURCE, "get", "secret", secret, "-o", "json"))
+        found["metadata"] = {"name": secret, "labels": found["metadata"].get("labels", {})}
+        space.kubectl("apply", "-f", "-", given=json.dumps(found))
+    settings = json.loads(kubectl("-n", SOURCE, "get", "configmap", "countersign", "-o", "json"))["data"]
+    space.patch("configmap", "countersign", {"data": {**settings, "store": f"s3://{_bucket(settings)}/{name}"}})
+    return space
+
+
+def _bucket(settings: Mapping[str, str]) -> str:
+    return settings["store"].removeprefix("s3://").split("/")[0]
+
+
+def store_environment(space: Space) -> dict[str, str]:
+    """What a laptop sets to reach the store of a namespace from the node."""
+    import base64
+
+    settings = space.get("configmap", "countersign")["data"]
+    secret = space.get("secret", "countersign-store")["data"]
+    address = json.loads(kubectl("-n", "store", "get", "service", "s3", "-o", "json"))["spec"]["clusterIP"]
+    return {
+        "COUNTERSIGN_STORE": settings["store"],
+        "AWS_ENDPOINT_URL_S3": f"http://{address}:7070",
+        "AWS_REGION": settings["region"],
+        **{k: base64.b64decode(v).decode() for k, v in secret.items()},
+        "KUBECONFIG": os.environ["KUBECONFIG"],
+    }
+
+
+def toy_in(space: Space, home: Home) -> Toy:
+    """The toy pipeline installed in a namespace, and a checkout to submit it from."""
+    said = home.ask("compile")
+    assert said.code == 0, said.err
+    manifest = home.path / "infra/argo/workflows/toy.yaml"
+    space.kubectl("apply", "-f", str(manifest))
+    env = store_environment(space)
+    bucket, _, prefix = env["COUNTERSIGN_STORE"].removeprefix("s3://").partition("/")
+    client = boto3.session.Session(env["AWS_ACCESS_KEY_ID"], env["AWS_SECRET_ACCESS_KEY"], region_name=env["AWS_REGION"]).client(
+        "s3", endpoint_url=env["AWS_ENDPOINT_URL_S3"]
+    )
+    return Toy(home=home, space=space, env=env, bucket=bucket, prefix=f"{prefix}/", client=client)

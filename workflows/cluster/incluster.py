@@ -1,0 +1,49 @@
+"""What a pod may say to the cluster it runs in: a few words on its own workflow. The standard library is enough for that."""
+
+from __future__ import annotations
+
+import json
+import ssl
+import urllib.error
+import urllib.request
+from collections.abc import Mapping
+from pathlib import Path
+
+from workflows.errors import BadInput, Problem, Temporary
+from workflows.run.pod import wanted
+
+ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")
+NAME = "COUNTERSIGN_WORKFLOW_NAME"
+NAMESPACE = "COUNTERSIGN_NAMESPACE"
+TIMEOUT = 20.0  # seconds
+SERVER_ERROR = 500
+UNNOTED = "the run is sealed, but its root could not be noted"
+
+
+def annotate(annotations: Mapping[str, str], labels: Mapping[str, str]) -> None:
+    """Note these on the workflow that this pod belongs to, beside what is noted there. By a label it is found, too."""
+    name, namespace = wanted(NAME), wanted(NAMESPACE)
+    host, port = wanted("KUBERNETES_SERVICE_HOST"), wanted("KUBERNETES_SERVICE_PORT")
+    url = f"https://{f'[{host}]' if ':' in host else host}:{port}/apis/argoproj.io/v1alpha1/namespaces/{namespace}/workflows/{name}"
+    where = f"workflow {namespace}/{name}"
+    try:
+        request = urllib.request.Request(
+            url,
+            method="PATCH",
+            data=json.dumps({"metadata": {"annotations": dict(annotations), "labels": dict(labels)}}).encode(),
+            headers={
+                "Authorization": f"Bearer {(ACCOUNT / 'token').read_text().strip()}",
+                "Content-Type": "application/merge-patch+json",
+            },
+        )
+        context = ssl.create_default_context(cafile=str(ACCOUNT / "ca.crt"))
+        with urllib.request.urlopen(request, timeout=TIMEOUT, context=context):  # noqa: S310
+            return
+    except urllib.error.HTTPError as error:
+        kind = Temporary if error.code >= SERVER_ERROR else BadInput
+        hint = "the account of the exit handler needs the right to patch workflows: kubectl apply -k infra/argo/overlays/ENVIRONMENT"
+        raise kind(Problem(what=f"{UNNOTED}: HTTP {error.code}", where=where), hint=hint) from error
+    except FileNotFoundError as error:
+        raise BadInput(Problem(what=f"{UNNOTED}: this pod has no account", where=where)) from error
+    except OSError as error:
+        raise Temporary(Problem(what=f"{UNNOTED}: {error}", where=where)) from error
