@@ -25,6 +25,7 @@ from workflows.compile.triggers import Triggers
 
 GITHUB = "example-bank/models"
 GITLAB = "risk/models"
+BUS_USER = 8737
 SENSORS = ("an-example-dev", "an-example-staging")
 OVERRIDES = {"train_it.words": 'a "quote", `tick`, {{x}} \\ ü', "train_it.rate": 0.5}
 TEMPLATE = {
@@ -142,6 +143,7 @@ def install(scratch: Path, namespace: str) -> World:
     )
     assert made.returncode == 0, made.stderr
     apply(copied / "overlays/local")
+    _disk(scratch, world)
     for host, key in (("github", "secret"), ("gitlab", "token")):
         data = kubectl_json("get", "secret", f"countersign-{host}", "--namespace", namespace)["data"]
         world.secrets[host] = base64.b64decode(data[key]).decode()
@@ -149,13 +151,34 @@ def install(scratch: Path, namespace: str) -> World:
     return world
 
 
+def _disk(scratch: Path, world: World) -> None:
+    """Where the cluster has no provisioner, and this machine is its node: a folder of it, for the bus."""
+    if kubectl_json("get", "storageclasses")["items"]:
+        return
+    folder = scratch / "bus"
+    folder.mkdir()
+    os.chown(folder, BUS_USER, BUS_USER)
+    for parent in (scratch, *scratch.parents[:2]):  # pytest lets nobody else in
+        parent.chmod(0o755)
+    volume = {
+        "apiVersion": "v1",
+        "kind": "PersistentVolume",
+        "metadata": {"name": f"{world.namespace}-bus"},
+        "spec": {
+            "capacity": {"storage": "1Gi"},
+            "accessModes": ["ReadWriteOnce"],
+            "persistentVolumeReclaimPolicy": "Retain",
+            "storageClassName": "",
+            "claimRef": {"namespace": world.namespace, "name": "data-countersign-bus-0"},
+            "hostPath": {"path": str(folder), "type": "Directory"},
+        },
+    }
+    kubectl("apply", "--filename", "-", stdin=json.dumps(volume))
+
+
 def ready(world: World) -> None:
     """Event sources run and every trigger has subscribed: what is pushed before the first time it does is not for it."""
-    until(
-        lambda: len(_deployments(world)) == 4 and all(_deployments(world).values()),
-        f"deployments of {world.namespace}: {_deployments(world)}",
-        180,
-    )
+    until(lambda: len(found := _deployments(world)) == 4 and all(found.values()), f"deployments of {world.namespace}", 480)
     for sensor in SENSORS:
         until(functools.partial(_subscribed, world, sensor), f"{sensor} to subscribe", 240)
 
@@ -245,6 +268,7 @@ def remove(world: World) -> None:
         kubectl("delete", "namespace", name, "--ignore-not-found", "--wait=false", check=False)
     for kind in ("validatingadmissionpolicybinding", "validatingadmissionpolicy"):
         kubectl("delete", kind, f"{world.namespace}-secrets", "--ignore-not-found", check=False)
+    kubectl("delete", "persistentvolume", f"{world.namespace}-bus", "--ignore-not-found", "--wait=false", check=False)
 
 
 def new_namespace() -> str:
