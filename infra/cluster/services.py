@@ -38,6 +38,7 @@ def rendered(file: str, places: Places) -> str:
         "region": REGION,
         "user": IMAGE_USER,
         "store": places.store,
+        "bus": places.bus,
     }
     return string.Template((SERVICES_FOLDER / file).read_text(encoding="utf-8")).substitute(values)
 
@@ -68,6 +69,22 @@ def store_phase(places: Places, kube: Kube, *, local: bool) -> Phase:
             return has_bucket(kube, url)
 
     return Phase(name="S3", holds=holds, make=make, done="answers")
+
+
+def bus_volume_phase(places: Places, kube: Kube) -> Phase:
+    """The disk of the event bus: without one, what it holds and knows goes with its pod."""
+
+    def make() -> None:
+        places.bus.mkdir(parents=True, exist_ok=True)
+        os.chown(places.bus, IMAGE_USER, IMAGE_USER)
+        kube.apply(rendered("bus-volume.yaml", places))
+
+    return Phase(
+        name="disk of the event bus",
+        holds=lambda: places.bus.exists() and kube.get("persistentvolume", "countersign-events-bus") is not None,
+        make=make,
+        done="made",
+    )
 
 
 def make_folders(places: Places) -> None:

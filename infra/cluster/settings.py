@@ -86,5 +86,10 @@ class Places:
         return self.state / "store"
 
     @property
+    def bus(self) -> Path:
+        """What the event bus holds."""
+        return self.state / "bus"
+
+    @property
     def logs(self) -> Path:
         return self.state / "logs"

@@ -251,7 +251,7 @@ def test_a_changed_configuration_is_noticed(places: Places) -> None:
     assert not node.is_configured(places, "kubelet")
 
 
-@pytest.mark.parametrize("file", ["coredns.yaml", "s3.yaml", "s3-volume.yaml"])
+@pytest.mark.parametrize("file", ["coredns.yaml", "s3.yaml", "s3-volume.yaml", "bus-volume.yaml"])
 def test_services_are_filled_in_and_name_built_images(places: Places, file: str) -> None:
     text = services.rendered(file, places)
     assert "${" not in text
