@@ -25,6 +25,7 @@ from workflows.compile.triggers import Triggers
 
 GITHUB = "example-bank/models"
 GITLAB = "risk/models"
+NO_FINALIZERS = '{"metadata": {"finalizers": null}}'
 BUS_USER = 8737
 SENSORS = ("an-example-dev", "an-example-staging")
 OVERRIDES = {"train_it.words": 'a "quote", `tick`, {{x}} \\ ü', "train_it.rate": 0.5}
@@ -179,8 +180,16 @@ def _disk(scratch: Path, world: World) -> None:
 def ready(world: World) -> None:
     """Event sources run and every trigger has subscribed: what is pushed before the first time it does is not for it."""
     until(lambda: len(found := _deployments(world)) == 4 and all(found.values()), f"deployments of {world.namespace}", 480)
+    for host in events.HOSTS:  # one that started before the bus did ends after some seconds, and is started again
+        until(functools.partial(_connected, world, host.name), f"{host.name} to reach the bus", 240)
     for sensor in SENSORS:
         until(functools.partial(_subscribed, world, sensor), f"{sensor} to subscribe", 240)
+
+
+def _connected(world: World, source: str) -> bool:
+    return "Connected to NATS" in kubectl(
+        "logs", "--namespace", world.namespace, "--selector", f"eventsource-name={source}", "--tail=-1", check=False
+    )
 
 
 def _subscribed(world: World, sensor: str) -> bool:
@@ -264,6 +273,9 @@ def remove(world: World) -> None:
     """Everything but the CRDs, which others may use."""
     for kind in ("sensors", "eventsources", "eventbus"):  # while the controller is still there to take its finalizers away
         kubectl("delete", kind, "--all", "--namespace", world.namespace, "--ignore-not-found", "--timeout=60s", check=False)
+        for name in kubectl("get", kind, "--namespace", world.namespace, "--output", "name", check=False).splitlines():
+            if "/" in name:  # it was not; the namespace would wait for ever
+                kubectl("patch", name, "--namespace", world.namespace, "--type=merge", "--patch", NO_FINALIZERS, check=False)
     for name in (world.dev, world.staging, world.namespace):
         kubectl("delete", "namespace", name, "--ignore-not-found", "--wait=false", check=False)
     for kind in ("validatingadmissionpolicybinding", "validatingadmissionpolicy"):

@@ -224,6 +224,7 @@ def test_a_push_without_gitlabs_token_is_refused(world: World) -> None:
 
 @pytest.mark.usefixtures("unchanged")
 def test_twenty_megabytes_are_refused_and_cost_nothing(world: World) -> None:
+    before = restarts(world)
     huge = github(touching("huge"), padding="x" * (20 * MIB))
     answer = push(world, huge)
     # It stops reading after 1 MiB, so a sender that is still writing may lose the connection before it reads the answer.
@@ -231,8 +232,12 @@ def test_twenty_megabytes_are_refused_and_cost_nothing(world: World) -> None:
     if answer.status:
         assert "request body too large" in answer.text
     assert push_gitlab(world, gitlab(touching("huge"), padding="x" * (20 * MIB))).status in {400, 0}
+    assert restarts(world) == before
+
+
+def restarts(world: World) -> dict[str, int]:
     pods = kubectl_json("get", "pods", "--namespace", world.namespace, "--selector", "eventsource-name")["items"]
-    assert [s["restartCount"] for p in pods for s in p["status"]["containerStatuses"]] == [0, 0]
+    return {p["metadata"]["name"]: s["restartCount"] for p in pods for s in p["status"]["containerStatuses"]}
 
 
 @pytest.mark.usefixtures("unchanged")
@@ -283,24 +288,28 @@ def test_pushes_that_are_not_meant_are_taken_and_run_nothing(world: World) -> No
 # --- Many
 
 
-def test_two_hundred_pushes_in_a_minute_all_become_workflows(world: World, record_property: Any) -> None:
+def test_two_hundred_pushes_in_a_minute_all_become_workflows(world: World, record_testsuite_property: Any) -> None:
+    """They are created at the sensor's pace; how many of them run at once is Argo's own setting."""
     before = set(world.workflows(world.dev))
     bodies = [github(touching(f"many {n}")) for n in range(200)]
-    start = time.monotonic()
-    with ThreadPoolExecutor(8) as pool:
-        answers = list(pool.map(lambda b: push(world, b), bodies))
-    sent = time.monotonic() - start
-    assert sent < 60
-    assert {a.status for a in answers} == {200}
     expected = {f"an-example-{b['after'][:12]}" for b in bodies}
-    until(lambda: expected <= set(world.workflows(world.dev)), "200 workflows", 300)
-    done = time.monotonic() - start
-    made = world.workflows(world.dev)
-    assert set(made) - before == expected
-    assert len({arguments(made[n])["revision"] for n in expected}) == 200
-    slowest = max(a.seconds for a in answers)
-    for name, value in (("sent in", sent), ("all there after", done), ("slowest answer", slowest)):
-        record_property(name, round(value, 1))
+    start = time.monotonic()
+    try:
+        with ThreadPoolExecutor(8) as pool:
+            answers = list(pool.map(lambda b: push(world, b), bodies))
+        sent = time.monotonic() - start
+        assert sent < 60
+        assert {a.status for a in answers} == {200}
+        until(lambda: expected <= set(world.workflows(world.dev)), "200 workflows")
+        done = time.monotonic() - start
+        made = world.workflows(world.dev)
+        assert set(made) - before == expected
+        assert len({arguments(made[n])["revision"] for n in expected}) == 200
+    finally:  # they would go on waiting, and Argo counts them among what runs
+        kubectl("delete", "workflows", "--namespace", world.dev, "--ignore-not-found", *expected)
+    assert done > 200 / 5 * 0.9  # five a second
+    for name, value in (("sent in", sent), ("all there after", done), ("slowest answer", max(a.seconds for a in answers))):
+        record_testsuite_property(name, round(value, 1))
 
 
 # --- What breaks in between

@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
+import yaml
 
 from tests.conftest import ROOT, lacking
 
@@ -62,3 +63,21 @@ def test_argo_events_lints_sensors_and_event_sources() -> None:
 def test_argo_events_would_see_a_broken_one(tmp_path: Path, old: str, new: str) -> None:
     code, said = ask("argo-events", "lint", "--strict", *changed(manifests("infra/events/compiled"), old, new, tmp_path))
     assert code == 1, said
+
+
+def test_on_the_local_cluster_every_environment_is_its_one_namespace() -> None:
+    code, said = ask("kubectl", "kustomize", ROOT / "infra/events/overlays/local")
+    assert code == 0, said
+    found = [d for d in yaml.safe_load_all(said) if d]
+    kinds = {"Role", "RoleBinding"}
+    assert {d["metadata"]["namespace"] for d in found if d["kind"] in kinds} == {"countersign"}
+    made = [t["template"]["k8s"]["source"]["resource"] for d in found if d["kind"] == "Sensor" for t in d["spec"]["triggers"]]
+    assert {w["metadata"]["namespace"] for w in made} == {"countersign"}
+    assert "environment" not in {d["metadata"]["name"] for d in found}
+
+
+def test_production_has_three_servers_on_disks_for_its_bus() -> None:
+    code, said = ask("kubectl", "kustomize", ROOT / "infra/events/overlays/prod")
+    assert code == 0, said
+    (bus,) = [d["spec"]["jetstream"] for d in yaml.safe_load_all(said) if d and d["kind"] == "EventBus"]
+    assert (bus["replicas"], bus["persistence"]["accessMode"]) == (3, "ReadWriteOnce")
