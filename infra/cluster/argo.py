@@ -75,9 +75,10 @@ def apply_until_known(kube: Kube, manifests: str) -> None:
 
 
 def deployments_in(kube: Kube, manifests: str) -> list[str]:
-    listed = json.loads(
-        kube.do("create", "--dry-run=client", "--validate=false", "-o", "json", "-f", "-", stdin=only_deployments(manifests))
-    )
+    deployments = only_deployments(manifests)
+    if not deployments:  # kubectl takes an empty list for a mistake
+        return []
+    listed = json.loads(kube.do("create", "--dry-run=client", "--validate=false", "-o", "json", "-f", "-", stdin=deployments))
     items = listed["items"] if listed["kind"] == "List" else [listed]
     return [f"{d['metadata'].get('namespace', 'default')}/{d['metadata']['name']}" for d in items]
 

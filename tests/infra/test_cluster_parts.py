@@ -11,10 +11,11 @@ import sys
 import tarfile
 from io import BytesIO
 from pathlib import Path
+from typing import Any, cast
 
 import pytest
 
-from infra.cluster import control_plane, images, kube, loading, network, node, packages, recipes, services, upstream
+from infra.cluster import argo, control_plane, images, kube, loading, network, node, packages, recipes, services, upstream
 from infra.cluster.choose import Kind, choose
 from infra.cluster.process import Daemon
 from infra.cluster.progress import Phase, carry_out
@@ -373,3 +374,8 @@ def test_bad_input_ends_with_2_and_no_traceback(tmp_path: Path) -> None:
 def test_down_without_a_cluster_is_done_at_once(tmp_path: Path) -> None:
     said = ask("down", HOME=str(tmp_path), KUBECONFIG=str(tmp_path / "of-others"))
     assert (said.returncode, "left as it is" in said.stdout) == (0, True)
+
+
+def test_an_overlay_without_deployments_has_none_to_wait_for() -> None:
+    """kubectl refuses an empty list, and is not asked."""
+    assert argo.deployments_in(cast("Any", None), "apiVersion: v1\nkind: Service\nmetadata: {name: x}\n") == []
