@@ -9,7 +9,9 @@ from pathlib import Path
 import pytest
 
 from workflows.errors import NotVerified
+from workflows.prove.digest import SMALL, of_bytes
 from workflows.prove.record import MAX_RECORD, Item
+from workflows.run import files
 from workflows.run.store.local import LocalStore
 
 BYTES = b"one\ntwo\n" * 1000
@@ -39,6 +41,20 @@ def test_content_lies_where_dvc_looks_for_it(store: LocalStore, kept: Item) -> N
     )
     assert address(store, kept).read_bytes() == BYTES
     assert address(store, kept).stat().st_mode & 0o777 == 0o444
+
+
+@pytest.mark.parametrize("size", [0, 1, SMALL - 1, SMALL, SMALL + 1, 3 * SMALL])
+def test_a_file_has_the_digests_of_its_bytes(tmp_path: Path, size: int) -> None:
+    data = bytes(range(256)) * (size // 256) + bytes(range(size % 256))
+    (tmp_path / "it").write_bytes(data)
+    assert files.digests(tmp_path / "it") == of_bytes(data)
+
+
+def test_a_file_that_says_less_than_it_holds_is_read_to_its_end() -> None:
+    """Files of the kernel say that they are empty."""
+    path = Path("/proc/self/cmdline")
+    assert path.stat().st_size == 0
+    assert files.digests(path) == of_bytes(path.read_bytes())
 
 
 def test_content_comes_back_whole(store: LocalStore, kept: Item, tmp_path: Path) -> None:
