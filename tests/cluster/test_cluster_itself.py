@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from botocore.exceptions import FlexibleChecksumError
 
 from infra.cluster import down, network, node, services
 from infra.cluster.kube import Kube, connect
@@ -152,14 +153,15 @@ def test_the_store_answers_from_the_node_and_lies_on_its_disk(local: Kube) -> No
         path = PLACES.store / "data" / BUCKET / key
         assert path.read_bytes() == b"as it was"
         path.write_bytes(b"as it is!")
-        assert s3.get_object(Bucket=BUCKET, Key=key)["Body"].read() == b"as it is!"
+        with pytest.raises(FlexibleChecksumError):  # damage arrives, and S3's own checksum tells
+            s3.get_object(Bucket=BUCKET, Key=key)["Body"].read()
     finally:
         s3.delete_object(Bucket=BUCKET, Key=key)
 
 
 @contextmanager
 def pod(kube: Kube, name: str, args: list[str]) -> Iterator[None]:
-    """One run of the coredns program's image as a pod of its own; gone afterwards."""
+    """One run of the S3 server's program as a pod of its own; gone afterwards."""
     image = next(i for i in services.SERVICE_IMAGES if i.name == "versitygw")
     spec = {
         "restartPolicy": "Never",
@@ -181,10 +183,10 @@ def pod(kube: Kube, name: str, args: list[str]) -> Iterator[None]:
 
 
 def test_pods_find_services_by_name_and_nothing_beyond_the_machine(local: Kube) -> None:
-    """`versitygw test` needs no more than an address to say whether it reaches one."""
+    """`versitygw admin` needs no more than an address to say whether it reaches one: the store then refuses its keys."""
 
     def last_words(name: str, endpoint: str) -> str:
-        words = ["test", "--access", "a", "--secret", "b", "--endpoint", endpoint, "bucket-actions"]
+        words = ["admin", "--access", "a", "--secret", "b", "--endpoint-url", endpoint, "list-buckets"]
         with pod(local, name, words):
             wait_until(
                 f"{name} ends", lambda: (local.get("pod", name, "-n", "default") or {})["status"]["phase"] in {"Succeeded", "Failed"}
@@ -192,10 +194,9 @@ def test_pods_find_services_by_name_and_nothing_beyond_the_machine(local: Kube) 
             return local.do("logs", name, "-n", "default")
 
     inside = last_words("finds-the-store", "http://s3.store.svc:7070")
-    assert "InvalidAccessKeyId" in inside, inside
-    outside = last_words("finds-nothing", "http://192.0.2.1:80")
-    assert "connect" in outside, outside
-    assert "InvalidAccessKeyId" not in outside
+    assert "XAdminUserNotFound" in inside, inside
+    outside = last_words("finds-nothing", "http://203.0.113.1:80")
+    assert "no route to host" in outside, "refused by the fence at once, instead of going unanswered"
 
 
 def test_load_brings_an_image_into_the_cluster(local: Kube, tmp_path: Path) -> None:
