@@ -31,7 +31,7 @@ lint: $(VENV)/installed ## style, types, layers, stale generated files
 	countersign compile --check
 
 unit: $(VENV)/installed $(DATA) ## the tests that need no cluster
-	pytest -m "not cluster" -n 2 --dist loadfile
+	pytest -m "not cluster"
 
 test-cluster: $(VENV)/installed $(DATA) ## the tests that need a cluster, on yours or on one that is brought up for them and taken away
 	@python infra/cluster around pytest -m cluster -n 2 --dist loadfile

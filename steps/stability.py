@@ -10,6 +10,8 @@ import numpy.typing as npt
 
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
+FEW = 10_000  # values up to which a plain sort is as fast
+KEYS = 2**16 - 1
 MANY = 100_000  # effective sample size from which the limit is as good as the exact distribution
 
 
@@ -31,12 +33,32 @@ class Counted:
 
 
 def counted(values: Floats) -> Counted:
-    """Count a column. NaN is a missing value; infinity is not allowed to be one."""
-    ordered = np.sort(values)
-    missing = len(ordered) - int(np.searchsorted(ordered, np.nan))  # they come last
-    ordered = ordered[: len(ordered) - missing]
+    """Count a column. NaN is a missing value; infinity is not allowed to be one. Minus zero is zero."""
+    present = values[~np.isnan(values)]
+    present += 0.0
+    ordered = ascending(present)
     starts = np.flatnonzero(np.append(True, np.diff(ordered) != 0)) if len(ordered) else np.empty(0, np.int64)
-    return Counted(values=ordered[starts], rows=np.diff(np.append(starts, len(ordered))).astype(np.int64), missing=missing)
+    rows = np.diff(np.append(starts, len(ordered))).astype(np.int64)
+    return Counted(values=ordered[starts], rows=rows, missing=len(values) - len(ordered))
+
+
+def ascending(values: Floats) -> Floats:
+    """The values sorted, as `np.sort` sorts them; in half the time where there are many and no few of them span most of the range.
+
+    They are put in order roughly first, by a radix sort on 16 bits of where each lies between smallest and largest. What is
+    left for the sort that follows is almost in order, which it makes use of. Where a few values lie far out, that first
+    step helps little, and costs little.
+    """
+    if len(values) <= FEW:
+        return np.sort(values)
+    low, high = float(values.min()), float(values.max())
+    with np.errstate(over="ignore", divide="ignore"):
+        scale = float(np.float64(KEYS) / (np.float64(high) - low))
+    if not 0 < scale < math.inf:  # all alike, or so far apart that the distance is no number
+        return np.sort(values)
+    rough: Floats = values[np.argsort(((values - low) * scale).astype(np.uint16), kind="stable")]
+    rough.sort(kind="stable")
+    return rough
 
 
 def thinned(sample: Counted, points: int) -> Counted:

@@ -25,13 +25,12 @@ from infra.cluster.settings import NAME, Places
 from workflows.errors import BadInput, Temporary
 
 CGROUPS = Path("/sys/fs/cgroup")
-CNI_RESULTS = Path("/var/lib/cni/results")
 DEVICE_SOCKET = Path("/var/lib/kubelet/device-plugins/kubelet.sock")
 # What kubelet and containerd make outside the folders they are given; each is left where another's things are in it.
 SHARED_FOLDERS = (
     Path("/var/log/containers"),
-    CNI_RESULTS,
-    CNI_RESULTS.parent,
+    network.CNI_RESULTS,
+    network.CNI_RESULTS.parent,
     DEVICE_SOCKET.parent,
     DEVICE_SOCKET.parent.parent,
     Path("/run/containerd/s"),
@@ -150,7 +149,7 @@ def shared_entries(places: Places) -> Iterator[Path]:
     """Files of ours in folders that others may use as well."""
     logs = Path("/var/log/containers")
     yield from (p for p in logs.glob("*") if p.is_symlink() and p.readlink().is_relative_to(places.logs))
-    yield from CNI_RESULTS.glob(f"{NAME}-*")
+    yield from (p for p in network.CNI_RESULTS.glob("*") if str(places.state) in p.read_text(encoding="utf-8"))
     if DEVICE_SOCKET.exists() and not is_listened_to(DEVICE_SOCKET):
         yield DEVICE_SOCKET
 

@@ -13,10 +13,11 @@ from pathlib import Path
 
 from infra.cluster.process import attempt, run
 from infra.cluster.progress import Phase
-from infra.cluster.settings import NAME, NODE_ADDRESS, NODE_BRIDGE, POD_BRIDGE, POD_RANGE, SERVICE_RANGE, Places
+from infra.cluster.settings import NAME, NODE_ADDRESS, NODE_BRIDGE, POD_BRIDGE, POD_GATEWAY, POD_RANGE, SERVICE_RANGE, Places
 from workflows.errors import BadInput, Problem
 
 FENCE = "COUNTERSIGN"
+CNI_RESULTS = Path("/var/lib/cni/results")
 # What a node needs; and what kubelet sets as it starts, which is listed so that it can be put back.
 NEEDED = {"net.ipv4.ip_forward": "1", "net.bridge.bridge-nf-call-iptables": "1"}
 TOUCHED = (
@@ -42,6 +43,7 @@ def holds(places: Places) -> bool:
         and attempt("ip", "route", "show", SERVICE_RANGE).stdout.startswith(SERVICE_RANGE)
         and all(read_setting(n) == v for n, v in NEEDED.items())
         and all(attempt("iptables", "-w", "-C", *r).returncode == 0 for r in fence_rules())
+        and not loose_ends()
     )
 
 
@@ -59,6 +61,29 @@ def make(places: Places) -> None:
     for rule in fence_rules():
         if attempt("iptables", "-w", "-C", *rule).returncode:
             run("iptables", "-w", "-A", *rule)
+    reattach(loose_ends())
+
+
+def loose_ends() -> list[str]:
+    """This side of the cables of pods that run, where they lead to no bridge: it was taken away beneath them."""
+    made = {name for file in CNI_RESULTS.glob(f"{NAME}-*") for name in cables_in(file.read_text(encoding="utf-8"))}
+    links = json.loads(attempt("ip", "-json", "link", "show", "type", "veth").stdout or "[]")
+    return sorted(link["ifname"] for link in links if link["ifname"] in made and "master" not in link)
+
+
+def cables_in(result: str) -> list[str]:
+    """The machine's ends of a pod's cables, out of what CNI noted as it made them."""
+    return [i["name"] for i in json.loads(result)["result"]["interfaces"] if not i.get("sandbox") and i["name"] != POD_BRIDGE]
+
+
+def reattach(ends: list[str]) -> None:
+    if ends and attempt("ip", "link", "show", POD_BRIDGE).returncode:
+        run("ip", "link", "add", POD_BRIDGE, "type", "bridge")
+        run("ip", "address", "replace", POD_GATEWAY, "dev", POD_BRIDGE)
+        run("ip", "link", "set", POD_BRIDGE, "up")
+    for end in ends:
+        run("ip", "link", "set", end, "master", POD_BRIDGE)
+        run("ip", "link", "set", end, "type", "bridge_slave", "hairpin", "on")
 
 
 def refuse_another_owner(places: Places) -> None:

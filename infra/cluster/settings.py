@@ -16,6 +16,7 @@ SERVICES_FOLDER = HERE / "services"
 NAME = "countersign"
 # Ranges kept for benchmarks (RFC 2544), never routed: what is not delivered here is delivered nowhere.
 POD_RANGE = "198.18.0.0/20"
+POD_GATEWAY = "198.18.0.1/20"
 SERVICE_RANGE = "198.19.0.0/20"
 NODE_ADDRESS = "198.19.255.1"
 DNS_ADDRESS = "198.19.0.10"

@@ -16,6 +16,7 @@ from harness import ROOT, CannotMeasure, Contest, Goal, Measured, environment, s
 
 sys.path.insert(0, str(ROOT))
 from workflows.prove import digest
+from workflows.run import files
 
 LARGE = 2 * 2**30
 MANY, EACH = 4000, 128 * 1024
@@ -101,13 +102,8 @@ def _dvc_add(path: Path, env: dict[str, str]) -> float:
 
 def _ours(paths: list[Path]) -> float:
     begun = time.perf_counter()
-    digest.in_parallel(_digests, paths)
+    digest.in_parallel(files.digests, paths)
     return time.perf_counter() - begun
-
-
-def _digests(path: Path) -> digest.Digests:
-    with path.open("rb") as stream:
-        return digest.of_stream(stream)
 
 
 def _bound_of_one(block: bytes) -> float:

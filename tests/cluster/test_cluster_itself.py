@@ -17,8 +17,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from botocore.exceptions import FlexibleChecksumError
 
-from infra.cluster import down, network, node, services
+from infra.cluster import down, images, loading, network, node, programs, services
 from infra.cluster.kube import Kube, connect
 from infra.cluster.settings import BUCKET, NAME, ROOT, Places
 
@@ -73,6 +74,34 @@ def wait_until(what: str, holds: Any, seconds: float = 240) -> None:
     while not holds():
         assert time.monotonic() < until, f"{what}: not within {seconds} s"
         time.sleep(1)
+
+
+@contextmanager
+def pod(kube: Kube, name: str, program: str, args: list[str]) -> Iterator[None]:
+    """One of the cluster's own programs in a pod of its own; gone afterwards."""
+    image = next(i for i in (*images.NODE_IMAGES, *images.SERVICE_IMAGES) if i.name == program)
+    spec = {
+        "restartPolicy": "Never",
+        "securityContext": {"runAsNonRoot": True, "seccompProfile": {"type": "RuntimeDefault"}},
+        "containers": [
+            {
+                "name": "main",
+                "image": image.reference,
+                "args": args,
+                "securityContext": {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}},
+            }
+        ],
+    }
+    kube.apply(json.dumps({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": name, "namespace": "default"}, "spec": spec}))
+    try:
+        yield
+    finally:
+        kube.do("delete", "pod", name, "-n", "default", "--now")
+
+
+def phase_of(kube: Kube, name: str) -> str:
+    found = kube.get("pod", name, "-n", "default")
+    return str(found["status"]["phase"]) if found else ""
 
 
 @pytest.mark.usefixtures("local")
@@ -133,12 +162,20 @@ def test_an_up_that_was_interrupted_goes_on(local: Kube) -> None:
     assert local.nodes() == {NAME: True}
 
 
-@pytest.mark.usefixtures("local")
-def test_the_network_is_made_whole_again() -> None:
-    network.remove(PLACES)
-    assert not network.holds(PLACES)
-    up()
-    assert network.holds(PLACES)
+def test_the_network_is_made_whole_again(local: Kube) -> None:
+    """A pod whose cable was pulled and a fence that was opened: both as they were after `up`. The pod is the test's own."""
+    with pod(local, "unplugged", "pause", []):
+        wait_until("the pod runs", lambda: phase_of(local, "unplugged") == "Running")
+        notes = (f.read_text() for f in network.CNI_RESULTS.glob(f"{NAME}-*"))
+        (cable,) = network.cables_in(next(n for n in notes if '"unplugged"' in n))
+        subprocess.run(["ip", "link", "set", cable, "nomaster"], check=True)
+        subprocess.run(["iptables", "-w", "-D", *network.fence_rules()[-1]], check=True)
+        assert network.loose_ends() == [cable]
+        assert not network.holds(PLACES)
+        out = up()
+        assert "set up" in next(line for line in out.splitlines() if line.startswith("  network "))
+        assert network.loose_ends() == []
+        assert network.holds(PLACES)
     wait_until("all is up", lambda: state()["up"])
 
 
@@ -152,55 +189,28 @@ def test_the_store_answers_from_the_node_and_lies_on_its_disk(local: Kube) -> No
         path = PLACES.store / "data" / BUCKET / key
         assert path.read_bytes() == b"as it was"
         path.write_bytes(b"as it is!")
-        assert s3.get_object(Bucket=BUCKET, Key=key)["Body"].read() == b"as it is!"
+        with pytest.raises(FlexibleChecksumError):  # damage arrives, and S3's own checksum tells
+            s3.get_object(Bucket=BUCKET, Key=key)["Body"].read()
     finally:
         s3.delete_object(Bucket=BUCKET, Key=key)
 
 
-@contextmanager
-def pod(kube: Kube, name: str, args: list[str]) -> Iterator[None]:
-    """One run of the coredns program's image as a pod of its own; gone afterwards."""
-    image = next(i for i in services.SERVICE_IMAGES if i.name == "versitygw")
-    spec = {
-        "restartPolicy": "Never",
-        "securityContext": {"runAsNonRoot": True, "seccompProfile": {"type": "RuntimeDefault"}},
-        "containers": [
-            {
-                "name": "main",
-                "image": image.reference,
-                "args": args,
-                "securityContext": {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}},
-            }
-        ],
-    }
-    kube.apply(json.dumps({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": name, "namespace": "default"}, "spec": spec}))
-    try:
-        yield
-    finally:
-        kube.do("delete", "pod", name, "-n", "default", "--now")
-
-
 def test_pods_find_services_by_name_and_nothing_beyond_the_machine(local: Kube) -> None:
-    """`versitygw test` needs no more than an address to say whether it reaches one."""
+    """`versitygw admin` needs no more than an address to say whether it reaches one: the store then refuses its keys."""
 
     def last_words(name: str, endpoint: str) -> str:
-        words = ["test", "--access", "a", "--secret", "b", "--endpoint", endpoint, "bucket-actions"]
-        with pod(local, name, words):
-            wait_until(
-                f"{name} ends", lambda: (local.get("pod", name, "-n", "default") or {})["status"]["phase"] in {"Succeeded", "Failed"}
-            )
+        words = ["admin", "--access", "a", "--secret", "b", "--endpoint-url", endpoint, "list-buckets"]
+        with pod(local, name, "versitygw", words):
+            wait_until(f"{name} ends", lambda: phase_of(local, name) in {"Succeeded", "Failed"})
             return local.do("logs", name, "-n", "default")
 
     inside = last_words("finds-the-store", "http://s3.store.svc:7070")
-    assert "InvalidAccessKeyId" in inside, inside
-    outside = last_words("finds-nothing", "http://192.0.2.1:80")
-    assert "connect" in outside, outside
-    assert "InvalidAccessKeyId" not in outside
+    assert "XAdminUserNotFound" in inside, inside
+    outside = last_words("finds-nothing", "http://203.0.113.1:80")
+    assert "no route to host" in outside, "refused by the fence at once, instead of going unanswered"
 
 
 def test_load_brings_an_image_into_the_cluster(local: Kube, tmp_path: Path) -> None:
-    from infra.cluster import images, loading, programs
-
     image = images.Image(name="loaded-by-a-test", group="pause", program="pause")
     archive = images.write_archive(image, programs.program(PLACES, "pause"), tmp_path)
     said = ask("--on", "local", "load", str(archive))

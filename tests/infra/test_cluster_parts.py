@@ -286,6 +286,11 @@ def test_only_our_rules_and_chains_are_removed() -> None:
     assert network.removals("-P INPUT ACCEPT\n-N DOCKER\n-A INPUT -j DOCKER\n") == []
 
 
+def test_the_machines_ends_of_a_pods_cables_are_known() -> None:
+    interfaces = [{"name": "csgn-pods"}, {"name": "veth1"}, {"name": "eth0", "sandbox": "/s/netns/1"}]
+    assert network.cables_in(json.dumps({"result": {"interfaces": interfaces}})) == ["veth1"]
+
+
 def test_another_cluster_on_the_machine_is_left_alone(places: Places, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(network, "owner", lambda: "/other/state/cluster")
     with pytest.raises(BadInput, match="from /other/state/cluster") as caught:

@@ -464,7 +464,9 @@ def test_a_file_that_changes_between_hashing_and_upload(
 
 def test_ctrl_c_in_an_upload_leaves_nothing_behind(own: s3server.Server, tmp_path: Path) -> None:
     made = written(tmp_path / "made", 150 * MB)
-    words = [sys.executable, "-c", PUT + "S3Store(sys.argv[1]).put_content(Path(sys.argv[2]))", s3server.BUCKET, str(made)]
+    listening = "import signal\nsignal.signal(signal.SIGINT, signal.default_int_handler)\n"  # a shell's background is deaf
+    work = PUT + listening + "S3Store(sys.argv[1]).put_content(Path(sys.argv[2]))"
+    words = [sys.executable, "-c", work, s3server.BUCKET, str(made)]
     with subprocess.Popen(words, cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)}, stderr=subprocess.PIPE, text=True) as child:
         eventually(own.uploads)
         child.send_signal(signal.SIGINT)

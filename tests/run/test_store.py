@@ -13,7 +13,9 @@ import pytest
 from tests import s3server
 from tests.conftest import lacking
 from workflows.errors import NotVerified
+from workflows.prove.digest import SMALL, of_bytes
 from workflows.prove.record import MAX_RECORD, Item
+from workflows.run import files
 from workflows.run.store.interface import Store
 from workflows.run.store.layered import LayeredStore
 from workflows.run.store.local import LocalStore
@@ -120,6 +122,20 @@ def test_content_in_a_folder_is_not_for_editing(tmp_path: Path) -> None:
     (tmp_path / "made").write_bytes(BYTES)
     d = store.put_content(tmp_path / "made")
     assert (tmp_path / "files/md5" / d.md5[:2] / d.md5[2:]).stat().st_mode & 0o777 == 0o444
+
+
+@pytest.mark.parametrize("size", [0, 1, SMALL - 1, SMALL, SMALL + 1, 3 * SMALL])
+def test_a_file_has_the_digests_of_its_bytes(tmp_path: Path, size: int) -> None:
+    data = bytes(range(256)) * (size // 256) + bytes(range(size % 256))
+    (tmp_path / "it").write_bytes(data)
+    assert files.digests(tmp_path / "it") == of_bytes(data)
+
+
+def test_a_file_that_says_less_than_it_holds_is_read_to_its_end() -> None:
+    """Files of the kernel say that they are empty."""
+    path = Path("/proc/self/cmdline")
+    assert path.stat().st_size == 0
+    assert files.digests(path) == of_bytes(path.read_bytes())
 
 
 def test_content_comes_back_whole(store: Store, kept: Item, tmp_path: Path) -> None:

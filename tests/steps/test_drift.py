@@ -143,6 +143,35 @@ def test_fdr_is_that_of_scipy(p_values: list[float]) -> None:
     assert stability.corrected(np.array(p_values), "fdr") == pytest.approx(false_discovery_control(p_values))
 
 
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.floats(allow_nan=False, allow_infinity=False) | st.sampled_from([0.0, -0.0, 5e-324, 1.7e308, -1.7e308]), max_size=50))
+def test_a_sort_in_two_steps_sorts(values: list[float]) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(stability, "FEW", 0)
+        if values:
+            assert stability.ascending(np.array(values)).tolist() == sorted(values)
+
+
+@pytest.mark.parametrize("kind", ["normal", "far out", "few", "alike", "in order", "turned round"])
+def test_many_values_are_counted_as_few_are(kind: str) -> None:
+    rng = np.random.default_rng(0)
+    n = 50_000
+    values = {
+        "normal": rng.normal(size=n),
+        "far out": rng.lognormal(0, 5, n),
+        "few": rng.integers(0, 9, n).astype(np.float64),
+        "alike": np.ones(n),
+        "in order": np.arange(n) / 3,
+        "turned round": -np.arange(n) / 3,
+    }[kind]
+    values[:7] = np.nan
+    values[7:9] = -0.0, 0.0
+    found = counted(values)
+    distinct, rows = np.unique(values[7:], return_counts=True)
+    assert (found.values.tolist(), found.rows.tolist(), found.missing) == (distinct.tolist(), rows.tolist(), 7)
+    assert not np.signbit(found.values[found.values == 0]).any()
+
+
 def test_bonferroni_multiplies_and_stops_at_one() -> None:
     assert stability.corrected(np.array([0.01, 0.4]), "bonferroni").tolist() == [0.02, 0.8]
     assert stability.corrected(np.array([0.01, 0.6]), "bonferroni").tolist() == [0.02, 1.0]

@@ -58,8 +58,7 @@ class LocalStore:
 
     def check_content(self, item: Item) -> Digests | None:
         try:
-            with self._address(item.md5).open("rb") as source:
-                return digest.of_stream(source)
+            return files.digests(self._address(item.md5))
         except FileNotFoundError:
             return None
 
