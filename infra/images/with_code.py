@@ -6,10 +6,11 @@
 The image is the environment; the code is not in it. `COUNTERSIGN_CODE` names a tar in the store as
 `<sha256>:<md5>:<size>`. It is fetched from `COUNTERSIGN_STORE` (`s3://bucket/prefix`), checked, unpacked into the
 working directory, and the module runs in this same process, so that boto3 is imported once. Where `COUNTERSIGN_CODE` is
-empty, code that lies in the working directory already is run as it is.
+empty, code that lies in the working directory already is run as it is; else `COUNTERSIGN_REVISION`, a commit, says which
+code: the one that `countersign publish` put into the store for it. A push knows no more than that, and is heard first.
 
 Exit codes: 2 it cannot be asked like this, 4 the code is missing or not what its digest says, 75 the store is away for
-now. The reason is one line on standard error, and in the file that `COUNTERSIGN_MESSAGE` names, where Kubernetes looks
+now or the commit is not published yet. The reason is one line on standard error, and in the file that `COUNTERSIGN_MESSAGE` names, where Kubernetes looks
 for it. It stands alone: nothing of the project can be imported before it has done its work.
 """
 
@@ -27,7 +28,7 @@ import sys
 import tarfile
 import time
 import zlib
-from collections.abc import Mapping
+from collections.abc import Mapping, MutableMapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import NoReturn
@@ -37,8 +38,10 @@ from botocore import exceptions as boto
 from botocore.config import Config
 
 CODE = re.compile(r"(?P<sha256>[0-9a-f]{64}):(?P<md5>[0-9a-f]{32}):(?P<size>[0-9]{1,10})")
+COMMIT = re.compile(r"[0-9a-f]{40}([0-9a-f]{24})?")
 STORE = re.compile(r"s3://(?P<bucket>[a-z0-9][a-z0-9.-]{1,61}[a-z0-9])(?:/(?P<prefix>[^?#]*))?")
 MARK = Path("workflows/declare.py")  # where this lies, the project's code does
+LONGEST = 200  # bytes of the line that names a commit's code
 LARGEST = 256 * 1024 * 1024  # code, not data: it is read whole
 TRIES = 3  # of reading a body; a request has its own
 WAIT = 0.5  # seconds before the second try
@@ -58,12 +61,12 @@ class Refused(Exception):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Wanted:
-    """The code to run, and where it lies."""
+    """The code to run, and where it lies; without a digest, the line that names a commit's code."""
 
     bucket: str
     key: str
-    sha256: str
-    size: int
+    sha256: str = ""
+    size: int = 0
 
     @property
     def place(self) -> str:
@@ -89,30 +92,48 @@ def asked(words: list[str]) -> tuple[str, list[str]]:
     raise Refused(2, f"cannot run {' '.join(words) or 'nothing'}; expected: {USAGE}")
 
 
-def bring(env: Mapping[str, str], here: Path) -> None:
-    """Make the working directory hold the code."""
+def bring(env: MutableMapping[str, str], here: Path) -> None:
+    """Make the working directory hold the code, and `COUNTERSIGN_CODE` say which it is."""
     if not env.get("COUNTERSIGN_CODE"):
         if (here / MARK).is_file():
             return
-        hint = "set it to <sha256>:<md5>:<size>, as `countersign submit` does"
-        raise Refused(2, f"COUNTERSIGN_CODE is empty and there is no code in {here}; {hint}")
+        if not COMMIT.fullmatch(env.get("COUNTERSIGN_REVISION", "")):
+            hint = "set it to <sha256>:<md5>:<size>, as `countersign submit` does, or COUNTERSIGN_REVISION to a commit"
+            raise Refused(2, f"COUNTERSIGN_CODE is empty and there is no code in {here}; {hint}")
+        env["COUNTERSIGN_CODE"] = published(env)
     if (here / MARK).exists():
         raise Refused(2, f"COUNTERSIGN_CODE is set and {here} holds code already; start in an empty folder")
     wanted = read(env)
     unpack(fetch(wanted), wanted, here)
 
 
-def read(env: Mapping[str, str]) -> Wanted:
-    """What the environment asks for, checked."""
-    code, store = CODE.fullmatch(env["COUNTERSIGN_CODE"]), STORE.fullmatch(env.get("COUNTERSIGN_STORE", ""))
-    if not code:
-        raise Refused(2, f"COUNTERSIGN_CODE: expected <sha256>:<md5>:<size>, got {env['COUNTERSIGN_CODE'][:120]!r}")
+def published(env: Mapping[str, str]) -> str:
+    """Which code a commit has, as it was published."""
+    bucket, key = place(env, "revisions", env["COUNTERSIGN_REVISION"])
+    wanted = Wanted(bucket=bucket, key=key)
+    line = fetch(wanted).decode("ascii", "replace").strip()
+    if not CODE.fullmatch(line):
+        raise Refused(4, f"{wanted.place}: expected <sha256>:<md5>:<size>, got {line[:120]!r}")
+    return line
+
+
+def place(env: Mapping[str, str], *parts: str) -> tuple[str, str]:
+    """Bucket and key of something in the store."""
+    store = STORE.fullmatch(env.get("COUNTERSIGN_STORE", ""))
     if not store:
         raise Refused(2, f"COUNTERSIGN_STORE: expected s3://BUCKET/PREFIX, got {env.get('COUNTERSIGN_STORE', '')[:120]!r}")
+    return store["bucket"], "/".join(p for p in ((store["prefix"] or "").strip("/"), *parts) if p)
+
+
+def read(env: Mapping[str, str]) -> Wanted:
+    """What the environment asks for, checked."""
+    code = CODE.fullmatch(env["COUNTERSIGN_CODE"])
+    if not code:
+        raise Refused(2, f"COUNTERSIGN_CODE: expected <sha256>:<md5>:<size>, got {env['COUNTERSIGN_CODE'][:120]!r}")
+    bucket, key = place(env, "files", "md5", code["md5"][:2], code["md5"][2:])
     if int(code["size"]) > LARGEST:
         raise Refused(2, f"COUNTERSIGN_CODE: expected at most {LARGEST} bytes, got {code['size']}; is it data?")
-    parts = [(store["prefix"] or "").strip("/"), "files", "md5", code["md5"][:2], code["md5"][2:]]
-    return Wanted(bucket=store["bucket"], key="/".join(p for p in parts if p), sha256=code["sha256"], size=int(code["size"]))
+    return Wanted(bucket=bucket, key=key, sha256=code["sha256"], size=int(code["size"]))
 
 
 def fetch(wanted: Wanted) -> bytes:
@@ -139,6 +160,8 @@ def received(wanted: Wanted) -> bytes:
     client = boto3.client("s3", config=config, region_name=region)
     answer = client.get_object(Bucket=wanted.bucket, Key=wanted.key)
     with contextlib.closing(answer["Body"]) as body:
+        if not wanted.sha256:
+            return bytes(body.read(LONGEST))
         if answer["ContentLength"] != wanted.size:
             raise Refused(4, f"{wanted.place}: expected {wanted.size} bytes of code, got {answer['ContentLength']}")
         data: bytes = body.read()
@@ -147,7 +170,7 @@ def received(wanted: Wanted) -> bytes:
 
 def checked(data: bytes, wanted: Wanted) -> bytes:
     got = hashlib.sha256(data).hexdigest()
-    if got != wanted.sha256:
+    if wanted.sha256 and got != wanted.sha256:
         raise Refused(4, f"{wanted.place}: the code is not what its digest says; expected sha256 {wanted.sha256}, got {got}")
     return data
 
@@ -157,6 +180,8 @@ def answered(error: boto.ClientError, wanted: Wanted) -> NoReturn:
     name = str(error.response.get("Error", {}).get("Code", ""))
     status = int(error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
     if name in {"NoSuchKey", "404", "NotFound"}:
+        if not wanted.sha256:
+            raise Refused(75, f"{wanted.place}: this commit is not published yet; `countersign publish` at it, as CI does") from None
         raise Refused(
             4, f"{wanted.place}: the code with sha256 {wanted.sha256} is missing; submit the pipeline again to store it"
         ) from None

@@ -177,6 +177,42 @@ def test_no_code_at_all_says_what_to_set(pod: Pod) -> None:
     refuses(pod.run(), 2, "COUNTERSIGN_CODE is empty", str(pod.here), "<sha256>:<md5>:<size>")
 
 
+COMMIT = "1f0d2c3b4a59" + "0" * 28
+
+
+def publish(pod: Pod, line: str, commit: str = COMMIT) -> None:
+    pod.client().put_object(Bucket=pod.bucket, Key=f"some/prefix/revisions/{commit}", Body=line.encode())
+
+
+def test_a_commit_is_enough_where_it_was_published(pod: Pod) -> None:
+    """A push says no more. The module is told which code it is, as if it had been given."""
+    code = pod.store(tar_of({**SOURCE, DRIVER: "import os\nprint(os.environ['COUNTERSIGN_CODE'])\n"}))
+    publish(pod, f"{code}\n")
+    said = pod.run(COUNTERSIGN_CODE="", COUNTERSIGN_REVISION=COMMIT)
+    assert (said.code, said.out, said.err) == (0, f"{code}\n", "")
+
+
+def test_a_commit_that_is_not_published_yet_is_waited_for(pod: Pod) -> None:
+    refuses(pod.run(COUNTERSIGN_REVISION=COMMIT), 75, f"/some/prefix/revisions/{COMMIT}", "not published yet", "countersign publish")
+
+
+def test_a_commit_never_stands_above_a_digest(pod: Pod) -> None:
+    code = pod.store(tar_of(SOURCE))
+    publish(pod, reference(b"something else"))
+    assert pod.run(COUNTERSIGN_CODE=code, COUNTERSIGN_REVISION=COMMIT).code == 0
+
+
+@pytest.mark.parametrize("line", ["", "x" * 500, "sha256:md5:1"])
+def test_a_commit_that_names_no_code_is_refused(pod: Pod, line: str) -> None:
+    publish(pod, line)
+    refuses(pod.run(COUNTERSIGN_REVISION=COMMIT), 4, "expected <sha256>:<md5>:<size>")
+
+
+@pytest.mark.parametrize("commit", ["main", COMMIT[:12], f"{COMMIT}-dirty", f"../{COMMIT}"])
+def test_what_is_no_commit_is_not_looked_for(pod: Pod, commit: str) -> None:
+    assert "COUNTERSIGN_CODE is empty" in pod.refused(2, COUNTERSIGN_REVISION=commit)
+
+
 def test_code_is_not_mixed_with_other_code(pod: Pod) -> None:
     (pod.here / "workflows").mkdir()
     (pod.here / DECLARE).write_text("old")

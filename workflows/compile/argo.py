@@ -69,6 +69,8 @@ USER = 8737
 SMALL = Resources(cpu_request="250m", cpu_limit="1", memory_request="512Mi", memory_limit="1Gi")
 BESIDE_TIMEOUT = 1800  # seconds
 BESIDE_RETRIES = 3
+PLAN_RETRIES = 8
+"""About twenty minutes: a push is heard before CI has published what was pushed."""
 
 
 def manifest_path(pipeline: Pipeline) -> str:
@@ -218,7 +220,7 @@ def _planning(declared: Declared) -> Container:
         outputs=[_put_out(n, n) for n in (*PLANNED, "run")],
         resources=SMALL,
         active_deadline_seconds=BESIDE_TIMEOUT,
-        retry_strategy=_retries(BESIDE_RETRIES),
+        retry_strategy=_retries(PLAN_RETRIES, at_most="30m"),
         annotations={"workflows.argoproj.io/display-name": "plan the run and take its sources"},
     )
 
@@ -320,10 +322,10 @@ def _for_people(pipeline: Pipeline, step: Step) -> list[ArgoArtifact]:
     ]
 
 
-def _retries(limit: int) -> RetryStrategy | None:
+def _retries(limit: int, *, at_most: str = "10m") -> RetryStrategy | None:
     if not limit:
         return None
-    backoff = m.Backoff(duration="10s", factor=m.IntOrString(2), max_duration="10m")
+    backoff = m.Backoff(duration="10s", factor=m.IntOrString(2), max_duration=at_most)
     return RetryStrategy(limit=limit, retry_policy="Always", expression=RETRY, backoff=backoff)
 
 

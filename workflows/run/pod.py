@@ -5,7 +5,7 @@
 | `COUNTERSIGN_STORE` | the store, `s3://bucket/prefix` |
 | `COUNTERSIGN_PLAN` | sha256 of the run's plan |
 | `COUNTERSIGN_WORKFLOW` | uid of the workflow |
-| `COUNTERSIGN_CODE` | `sha256:md5:size` of the archive that the code here came from |
+| `COUNTERSIGN_CODE` | `sha256:md5:size` of the archive of the code here; set by the bootstrap where only a commit is known |
 | `COUNTERSIGN_GIVEN_<artifact>` | the digests that Argo carried from the tasks before |
 | `COUNTERSIGN_OUTPUTS` | a folder for what Argo carries on |
 | `COUNTERSIGN_MESSAGE` | a file whose text becomes the node's message |
