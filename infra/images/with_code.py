@@ -10,8 +10,9 @@ empty, code that lies in the working directory already is run as it is; else `CO
 code: the one that `countersign publish` put into the store for it. A push knows no more than that, and is heard first.
 
 Exit codes: 2 it cannot be asked like this, 4 the code is missing or not what its digest says, 75 the store is away for
-now or the commit is not published yet. The reason is one line on standard error, and in the file that `COUNTERSIGN_MESSAGE` names, where Kubernetes looks
-for it. It stands alone: nothing of the project can be imported before it has done its work.
+now or the commit is not published yet. The reason is one line on standard error, and in the file that
+`COUNTERSIGN_MESSAGE` names, where Kubernetes looks for it. It stands alone: nothing of the project can be imported
+before it has done its work.
 """
 
 from __future__ import annotations
