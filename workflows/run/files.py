@@ -14,7 +14,7 @@ from workflows.prove import digest
 from workflows.prove.digest import Digests
 
 FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
-BARRED = {errno.EACCES, errno.EPERM, errno.EROFS, errno.EIO}
+BARRED = {errno.EACCES, errno.EPERM, errno.EROFS, errno.EIO, errno.EISDIR, errno.ENOTDIR, errno.ELOOP}
 
 
 @contextlib.contextmanager
