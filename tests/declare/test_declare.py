@@ -123,7 +123,7 @@ TUNE = loan_approval.step("tune")
 @pytest.mark.parametrize(
     ("step", "message"),
     [
-        (replace(INGEST, run="steps.nowhere:ingest"), "no function steps.nowhere:ingest; got No module named"),
+        (replace(INGEST, run="steps.nowhere:ingest"), "no function steps.nowhere:ingest; got ModuleNotFoundError: No module named"),
         (replace(INGEST, run="steps.ingest:other"), "no function steps.ingest:other"),
         (replace(INGEST, inputs=INGEST.inputs[:1]), "steps.ingest:ingest takes credit_bureau, which the step does not give it"),
         (replace(INGEST, secrets=("masking_key",)), "steps.ingest:ingest does not take masking_key"),

@@ -84,6 +84,9 @@ def test_no_identity_is_in_anything_made_after_masking(ran: tuple[Home, Any, str
     for path in tables:
         values = {str(v) for column in pq.read_table(path).columns for v in column.unique().to_pylist()}
         assert not values & identities, path
+        words = "\0".join(v for v in values if not v.replace(".", "").isdigit())
+        assert not [i for i in sample if i in words], path  # nor as a part of something else
+        assert not [i for i in sample if i.encode() in path.read_bytes()], path  # nor in what Parquet notes beside the rows
     texts = [p for p in (*made.rglob("*"), *(home.path / ".countersign").rglob("*")) if p.is_file() and p.suffix != ".parquet"]
     assert len(texts) > 40
     everything = "\0".join([said, *(p.read_text(errors="replace") for p in texts)])

@@ -6,6 +6,8 @@ import json
 import shutil
 from pathlib import Path
 
+import pytest
+
 from tests.conftest import NAMES, Home
 
 
@@ -132,14 +134,38 @@ def test_damaged_content_is_noticed_recomputed_and_healed(home: Home) -> None:
     assert home.ask("verify", first["run"]).code == 0
 
 
-def test_a_damaged_cache_pointer_costs_work_not_truth(home: Home) -> None:
+@pytest.mark.parametrize("damage", [b"no digest\n", b"\xff\0\n", b"../../params/toy.yaml\n", b"0" * 64 + b"\n", b""])
+def test_a_damaged_cache_pointer_costs_work_not_truth(home: Home, damage: bytes) -> None:
     first = home.run()
     for pointer in (home.path / ".countersign/cache").iterdir():
         if pointer.name != "latest":
-            pointer.write_bytes(b"no digest\n")
+            pointer.write_bytes(damage)
     second = home.run("--again")
     assert set(outcomes(home, second["run"]).values()) == {"done"}
     assert digests(second) == digests(first)
+
+
+@pytest.mark.parametrize("damage", [b"\xff\0garbage\n", b"", b"0" * 64 + b"\n"])
+def test_a_damaged_root_is_named_and_the_next_run_is_another(home: Home, damage: bytes) -> None:
+    first = home.run()
+    (home.path / ".countersign/runs" / first["run"] / "root").write_bytes(damage)
+    for words in (("verify", "@latest"), ("show", "@latest")):
+        said = home.ask(*words)
+        assert said.code == 4, said.err
+        assert f"{first['run']}" in said.out + said.err
+    assert "not verified" in home.ask("show").out
+    second = home.run()
+    assert second["run"] == f"{first['run']}-2"
+    assert home.ask("verify", "@latest").code == 0
+
+
+def test_a_damaged_note_of_the_latest_run(home: Home) -> None:
+    first = home.run()
+    (home.path / ".countersign/cache/latest").write_bytes(b"\xff\0../x\n")
+    said = home.ask("verify", "@latest")
+    assert (said.code, "the note of the latest run cannot be read" in said.err) == (2, True)
+    assert home.run()["run"] == first["run"]
+    assert home.ask("verify", "@latest").code == 0
 
 
 def test_a_threshold_includes_itself(home: Home) -> None:

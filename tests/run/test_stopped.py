@@ -113,6 +113,18 @@ def test_kept_content_that_may_not_be_read(home: Home) -> None:
         assert "Traceback" not in said.err
 
 
+def test_a_folder_where_kept_content_should_be_is_named(home: Home) -> None:
+    home.run()
+    kept = next(p for p in (home.path / ".dvc/cache").rglob("*") if p.is_file() and p.read_bytes() == home.read("artifacts/toy/total.json"))
+    kept.unlink()
+    kept.mkdir()
+    for words, code in ((("verify", "@latest"), 4), (("run", "toy"), 2)):
+        said = home.ask(*words)
+        assert said.code == code, said.err
+        assert kept.name in said.err or "toy/total" in said.out
+        assert "Traceback" not in said.err
+
+
 def test_a_disk_that_is_full_before_anything_begins(home: Home) -> None:
     with small_disk(home.path / ".countersign", 4):
         with contextlib.suppress(OSError), (home.path / ".countersign/filler").open("wb", buffering=0) as file:

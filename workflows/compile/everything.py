@@ -12,7 +12,7 @@ from workflows.compile.argo import manifest_path, workflow_template
 from workflows.compile.gather import gather
 from workflows.compile.interface import Declared
 from workflows.compile.triggers import Triggers
-from workflows.declare import Pipeline, problems_of
+from workflows.declare import Pipeline
 from workflows.errors import BadInput, CountersignError, Problem
 from workflows.run import files, parameters
 from workflows.run.session import pipeline_names
@@ -90,8 +90,6 @@ def load(name: str) -> Pipeline:
 
 def declared(root: Path, pipeline: Pipeline) -> Declared:
     """A pipeline with its functions, parameters and policies, all checked."""
-    if problems := problems_of(pipeline):
-        raise BadInput(*problems)  # what follows relies on a sound graph
     return gather(root, pipeline, parameters.read(root, pipeline, {}))
 
 

@@ -35,12 +35,12 @@ def bind(pipeline: Pipeline, step: Step) -> Bound:
 def look(pipeline: Pipeline, step: Step) -> tuple[Bound | None, list[Problem]]:
     """The function of a step, if it can be had, and what is wrong with it."""
     where = f"{pipeline.name}.{step.name}"
-    module_name, function_name = step.run.split(":")
+    module_name, _, function_name = step.run.partition(":")
     try:
         module = importlib.import_module(module_name)
         function = getattr(module, function_name)
-    except (ImportError, AttributeError) as error:
-        return None, [Problem(what=f"no function {step.run}", where=where, got=str(error))]
+    except Exception as error:  # noqa: BLE001  # whatever a module does when it is imported is its author's to mend
+        return None, [Problem(what=f"no function {step.run}", where=where, got=f"{type(error).__name__}: {error}")]
     signature = inspect.signature(function)
     given = {n: str(p.annotation) for n, p in signature.parameters.items()}
     expected = _expected(pipeline, step)

@@ -27,7 +27,7 @@ from workflows.prove import canonical, digest
 from workflows.prove.digest import Digests, in_parallel
 from workflows.prove.gate import Verdict, judge
 from workflows.prove.record import Item, Link, Outcome, Record
-from workflows.prove.verify import CLOCK_SKEW
+from workflows.prove.verify import CLOCK_SKEW, POINTER, digest_in
 from workflows.run import codec, environment, files
 from workflows.run.binding import bind
 from workflows.run.journal import Journal, Written, read_record
@@ -298,7 +298,9 @@ def _reusable(session: Session, ready: Ready, say: Any) -> Written | None:
     if named is None:
         return None
     try:
-        old = read_record(session.store, session.ring, named.decode("ascii", "replace").strip(), ready.task.id)
+        if not POINTER.fullmatch(named):
+            raise NotVerified("the cache names no record")
+        old = read_record(session.store, session.ring, digest_in(named), ready.task.id)
         if (old.record.cache_key, old.record.outcome, old.record.name) != (
             ready.cache_key,
             Outcome.DONE,

@@ -14,7 +14,7 @@ from workflows.prove import digest
 from workflows.prove.digest import Digests
 
 FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
-BARRED = {errno.EACCES, errno.EPERM, errno.EROFS, errno.EIO}
+BARRED = {errno.EACCES, errno.EPERM, errno.EROFS, errno.EIO, errno.EISDIR, errno.ENOTDIR, errno.ELOOP}
 
 
 @contextlib.contextmanager
@@ -75,6 +75,9 @@ def digests(path: Path) -> Digests:
     try:
         size = os.fstat(handle).st_size
         data = os.read(handle, size + 1) if size < digest.SMALL else b""
+    except OSError as error:
+        error.filename = str(path)  # of a handle, the system knows no name
+        raise
     finally:
         os.close(handle)
     if len(data) == size:
@@ -95,9 +98,9 @@ def trouble(error: OSError) -> CountersignError | None:
     """What to tell a person whose disk is full, or who may not read or write a file; None where it is something else."""
     if error.errno in FULL:
         return disk_full(Path(str(error.filename or ".")))
-    if error.errno in BARRED and error.filename is not None:
+    if error.errno in BARRED:
         what = f"cannot be read or written: {error.strerror}"
-        return BadInput(Problem(what=what, where=str(error.filename)), hint="see who owns it and who may use it: ls -l")
+        return BadInput(Problem(what=what, where=str(error.filename or "")), hint="see what it is, who owns it and who may use it: ls -l")
     return None
 
 

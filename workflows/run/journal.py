@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from workflows.errors import BadInput, NotVerified, Problem
 from workflows.prove import digest
 from workflows.prove.record import (
+    SHA256,
     NotARecord,
     Record,
     Seal,
@@ -20,12 +21,12 @@ from workflows.prove.record import (
     outcome_of,
 )
 from workflows.prove.signature import BadSignature, Keyring, Signer
-from workflows.prove.verify import POINTER, last_entries
+from workflows.prove.verify import POINTER, digest_in, last_entries
 from workflows.run.store.interface import Store
 
 LATEST = "cache/latest"
 ATTEMPT = re.compile(r"[1-9][0-9]{0,8}")
-RUN_ID = re.compile(r"(?P<plan>.+-[0-9a-f]{12})(-[0-9]+)?")
+RUN_ID = re.compile(r"(?P<plan>[a-z0-9-]+-[0-9a-f]{12})(-[0-9]+)?")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -121,7 +122,9 @@ class Journal:
         named = self.store.get_document(f"runs/{self.run}/root")
         if named is None:
             raise BadInput(Problem(what="no such finished run", where=self.run), hint="list the runs with: countersign show")
-        root = named.decode().strip()
+        root = digest_in(named)
+        if not SHA256.fullmatch(root):
+            raise NotVerified(Problem(what=f"not the digest of a seal: {root}", where=f"runs/{self.run}/root"))
         payload = _open(self.store, keys, root, f"seal of {self.run}")
         try:
             return decode_seal(payload), root
@@ -155,7 +158,12 @@ def find(store: Store, name: str) -> str:
         latest = store.get_document(LATEST)
         if not latest:
             raise BadInput(Problem(what="there is no run yet", where=store.place), hint="make one with: countersign run PIPELINE")
-        return latest.decode().strip()
+        latest_run = latest.decode("ascii", "replace").strip()
+        if not RUN_ID.fullmatch(latest_run):
+            raise BadInput(
+                Problem(what="the note of the latest run cannot be read", where=store.place), hint="list the runs: countersign show"
+            )
+        return latest_run
     known = runs(store)
     again = [r for r in known if r == name or (r.startswith(f"{name}-") and r.removeprefix(f"{name}-").isdigit())]
     if not again:

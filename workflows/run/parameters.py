@@ -13,7 +13,7 @@ from pydantic import BaseModel, ValidationError
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
-from workflows.declare import Pipeline, Step
+from workflows.declare import Pipeline, Step, problems_of
 from workflows.errors import BadInput, Problem
 from workflows.prove import canonical
 from workflows.prove.gate import BadPolicy, Rule, read_rules
@@ -75,11 +75,11 @@ def overrides_of(pairs: list[str], environment: Mapping[str, str] = os.environ) 
 
 
 def read(root: Path, pipeline: Pipeline, overrides: Mapping[str, Any]) -> Settings:
-    """Parameters and policies of a pipeline, checked; `BadInput` lists all problems."""
-    raw = read_yaml(root / pipeline.params_path, pipeline.params_path) or {}
+    """Parameters and policies of a pipeline, checked; `BadInput` lists all problems, the declaration's too."""
+    raw = _apart(read_yaml(root / pipeline.params_path, pipeline.params_path) or {})
     if not isinstance(raw, dict):
-        raise BadInput(Problem(what="not a mapping of steps", where=pipeline.params_path))
-    problems = _override(raw, overrides, {s.name for s in pipeline.steps})
+        raise BadInput(*problems_of(pipeline), Problem(what="not a mapping of steps", where=pipeline.params_path))
+    problems = problems_of(pipeline) + _override(raw, overrides, {s.name for s in pipeline.steps})
     known = {s.name for s in pipeline.steps}
     problems += [
         Problem(what=f"no step {n}", where=pipeline.params_path, expected=f"one of {', '.join(sorted(known))}")
@@ -106,6 +106,13 @@ def build(params: type[BaseModel], section: Mapping[str, Any]) -> BaseModel:
     """The parameter object that a step's function takes."""
     # Through JSON, where strict still takes a list for a tuple: YAML has no tuples.
     return params.model_validate_json(canonical.encode(section))
+
+
+def _apart(value: Any) -> Any:
+    """The same value without anything that two places share: an override of one must not change what YAML's `*name` repeats."""
+    if isinstance(value, dict):
+        return {k: _apart(v) for k, v in value.items()}
+    return [_apart(v) for v in value] if isinstance(value, list) else value
 
 
 def _override(raw: dict[str, Any], overrides: Mapping[str, Any], steps: set[str]) -> list[Problem]:

@@ -204,7 +204,10 @@ def find_pipeline(name: str) -> Pipeline:
     known = pipeline_names(checkout())
     if plain not in known or not re.fullmatch(r"[a-z0-9_]+", plain):
         raise BadInput(Problem(what=f"no pipeline {name}", where="workflows/", expected=f"one of {', '.join(known)}"))
-    pipeline: Pipeline = importlib.import_module(f"workflows.{plain}").pipeline
+    try:
+        pipeline: Pipeline = importlib.import_module(f"workflows.{plain}").pipeline
+    except Exception as error:
+        raise BadInput(Problem(what=f"cannot be imported: {type(error).__name__}: {error}", where=f"workflows/{plain}.py")) from error
     return pipeline
 
 

@@ -9,7 +9,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from workflows.declare import Pipeline, problems_of
+from workflows.declare import Pipeline
 from workflows.errors import BadInput, CountersignError, GateRefused, Problem
 from workflows.plan import Task, tasks
 from workflows.run import keys, parameters
@@ -61,8 +61,6 @@ def make_session(
     root: Path, pipeline: Pipeline, overrides: list[str], *, reuse_results: bool = True, store: Store | None = None
 ) -> Session:
     """A session on the checkout at `root`, with parameters read and checked."""
-    if problems := problems_of(pipeline):
-        raise BadInput(*problems)
     settings = parameters.read(root, pipeline, parameters.overrides_of(overrides))
     signer, made = keys.signer()
     if made:

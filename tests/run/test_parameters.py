@@ -1,0 +1,61 @@
+"""From a declaration and its files to what a pipeline runs with: everything that is wrong is said at once, before anything runs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import Home
+from workflows.loan_approval import pipeline
+from workflows.run import parameters
+
+ROOT = Path(__file__).parents[2]
+
+
+def test_an_override_of_one_step_leaves_others_that_repeat_its_values() -> None:
+    """`tune` and `train` share a profile in the file, by YAML's `&` and `*`: they are told apart all the same."""
+    plain = parameters.read(ROOT, pipeline, {}).sections
+    assert plain["tune"]["profile"] == plain["train"]["profile"]
+    set_ = parameters.read(ROOT, pipeline, {"train.profile.num_threads": 2}).sections
+    assert (set_["train"]["profile"]["num_threads"], set_["tune"]["profile"]["num_threads"]) == (2, 1)
+
+
+def test_a_wrong_declaration_and_wrong_parameters_are_told_at_once(home: Home) -> None:
+    declared = home.read("workflows/toy.py").decode()
+    declared = declared.replace("inputs=(people,), outputs=(ages,)", "inputs=(people, total), outputs=(ages,)")
+    declared = declared.replace("results=(total,)", "results=()").replace('run="steps.toy:join"', 'run="steps.toy:joined"')
+    home.write("workflows/toy.py", declared)
+    home.write("params/toy.yaml", "pick:\n  at_least: old\nwork:\n  mode: fine\n  secnds: 0.0\n")
+    home.write("params/policies/toy.yaml", "enough: []\n")
+    for words in (("run", "toy"), ("compile",)):
+        said = home.ask(*words)
+        assert said.code == 2
+        for part in (
+            "toy: cycle, or steps behind one; got pick, work, join",
+            "toy.pick: steps.toy:pick does not take total",
+            "toy.join: no function steps.toy:joined",
+            "params/toy.yaml: pick.at_least",
+            "params/toy.yaml: work.secnds",
+            "params/policies/toy.yaml: enough: expected a list of rules",
+        ):
+            assert part in said.err
+    assert not (home.path / "artifacts").exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "message"),
+    [
+        ("workflows/toy.py", "Step(nam=", "workflows/toy.py: cannot be imported: TypeError"),
+        ("workflows/toy.py", "Step(name=(", "workflows/toy.py: cannot be imported: SyntaxError"),
+        ("steps/toy.py", "def work(*, ages: pa.Table", "no function steps.toy:work; got NameError"),
+    ],
+)
+def test_code_that_cannot_be_imported_is_named_with_its_error(home: Home, name: str, text: str, message: str) -> None:
+    kept = home.read(name).decode()
+    wrong = {"Step(nam=": ("Step(name=", "Step(nam="), "Step(name=(": ("Step(name=", "Step(name=(")}.get(text, (text, f"pq.x\n\n\n{text}"))
+    home.write(name, kept.replace(*wrong, 1))
+    said = home.ask("run", "toy")
+    assert said.code == 2, said.err
+    assert message in said.err
+    assert "Traceback" not in said.err
