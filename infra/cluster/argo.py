@@ -76,8 +76,9 @@ def apply_until_known(kube: Kube, manifests: str) -> None:
 
 
 def deployments_in(manifests: str) -> list[str]:
-    """`namespace/name` of each."""
-    found = [d["metadata"] for d in YAML(typ="safe").load_all(manifests) if d and d["kind"] == "Deployment"]
+    """`namespace/name` of each. Only their own text is read as YAML: all of Argo's definitions would take a minute."""
+    texts = [d for d in manifests.split("---\n") if "\nkind: Deployment\n" in f"\n{d}"]
+    found = [YAML(typ="safe").load(t)["metadata"] for t in texts]
     return [f"{m.get('namespace', 'default')}/{m['name']}" for m in found]
 
 
