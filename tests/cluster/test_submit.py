@@ -120,7 +120,8 @@ def test_every_way_leads_to_a_sealed_run_that_verifies(toy: Toy, ways: Ways, way
     name = getattr(ways, way)
     done = toy.ended(name)
     assert done.phase is Phase.SUCCEEDED, done.message
-    assert done.annotations["countersign/outcome"] == "done"
+    # What another of them had computed by then is reused.
+    assert done.annotations["countersign/outcome"] in {"done", "reused"}
     run = toy.run_of(name)
     checked = toy.verify(run)
     assert (checked["code"], checked["verified"], checked["root"]) == (0, True, done.annotations["countersign/root"])
@@ -264,7 +265,7 @@ def test_through_the_argo_server(toy: Toy, server: Server, ways: Ways) -> None:
     said = toy.home.ask("submit", "toy", "--again", "--wait", **env)
     assert said.code == 0, said.err
     assert row("join", "done") in said.err
-    assert "Passed: every gate said yes." in said.out
+    assert "Passed: every gate said yes (all steps reused)." in said.out
     refused = toy.home.ask("submit", "toy", **{**env, "ARGO_TOKEN": "Bearer none"})
     assert (refused.code, "Unauthorized" in refused.err, "ARGO_TOKEN" in refused.err) == (2, True, True)
 
