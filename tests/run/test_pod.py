@@ -71,7 +71,7 @@ class Cluster:
         told = {"COUNTERSIGN_WORKFLOW": self.uid, "COUNTERSIGN_CODE": self.code, "COUNTERSIGN_OUTPUTS": str(out)}
         told["COUNTERSIGN_MESSAGE"] = str(top / "message")
         home = Home(path=top, env=self.home.env)
-        said = home.finish(home.start("-m", module, *words, **{**self.env, **told, **env}))
+        said = home.python_m(module, *words, **{**self.env, **told, **env})
         name = "@".join(words[1:]) if module.endswith("driver") else words[0]
         self.outputs[name.replace("--item@", "")] = {p.name: p.read_text() for p in out.glob("*")} if out.exists() else {}
         self.message = (top / "message").read_text() if (top / "message").exists() else ""
