@@ -132,15 +132,15 @@ REFUSED = b'<?xml version="1.0" encoding="UTF-8"?><Error><Code>AccessDenied</Cod
 
 
 @contextmanager
-def read_only(server: Server) -> Iterator[ReadOnly]:
-    """Reads go to the server as they are, signature and all; whatever else is asked is refused."""
+def read_only(endpoint: str) -> Iterator[ReadOnly]:
+    """Reads go to the S3 server at `endpoint` as they are, signature and all; whatever else is asked is refused."""
     way = ReadOnly(port=0)
 
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
 
         def do_GET(self) -> None:
-            there = http.client.HTTPConnection(urlsplit(server.endpoint).netloc, timeout=60)
+            there = http.client.HTTPConnection(urlsplit(endpoint).netloc, timeout=60)
             there.putrequest(self.command, self.path, skip_host=True, skip_accept_encoding=True)
             for name, value in self.headers.items():
                 there.putheader(name, value)
