@@ -133,7 +133,7 @@ def test_a_run_on_argo_and_a_run_on_a_laptop_have_equal_digests(bank: Bank) -> N
     assert len(made) == 31
     assert digests(said.json) == made
     shown = bank.home.ask("show", bank.run, "--json", **bank.store).json
-    assert {s["outcome"] for s in shown["steps"]} == {"done"}, "the cluster computed all of it"
+    assert "reused" not in {s["outcome"] for s in shown["steps"]}, "the cluster computed all of it"
 
 
 def test_from_the_run_alone_it_verifies_and_its_bundle_does(bank: Bank, auditor: Home, key: str) -> None:
