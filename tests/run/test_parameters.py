@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from tests.conftest import Home
 from workflows.loan_approval import pipeline
+from workflows.prove import canonical
 from workflows.run import parameters
 
 ROOT = Path(__file__).parents[2]
@@ -19,6 +22,17 @@ def test_an_override_of_one_step_leaves_others_that_repeat_its_values() -> None:
     assert plain["tune"]["profile"] == plain["train"]["profile"]
     set_ = parameters.read(ROOT, pipeline, {"train.profile.num_threads": 2}).sections
     assert (set_["train"]["profile"]["num_threads"], set_["tune"]["profile"]["num_threads"]) == (2, 1)
+
+
+def test_what_a_plan_has_sorted_is_put_back_in_the_file_s_order() -> None:
+    """Every mapping, those in lists too; what an override added stands behind what the file has."""
+    read = parameters.read(ROOT, pipeline, {})
+    sorted_ = replace(read, sections=canonical.decode(canonical.encode(read.sections)))
+    assert json.dumps(sorted_.sections) != json.dumps(read.sections)
+    assert json.dumps(parameters.as_written(ROOT, pipeline, sorted_).sections) == json.dumps(read.sections)
+    sorted_.sections["mask"]["tokens"] = {"a_new": "name", "application_id": "other"}
+    tokens = parameters.as_written(ROOT, pipeline, sorted_).sections["mask"]["tokens"]
+    assert list(tokens.items()) == [("application_id", "other"), ("a_new", "name")]
 
 
 def test_a_wrong_declaration_and_wrong_parameters_are_told_at_once(home: Home) -> None:

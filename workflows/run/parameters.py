@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from io import StringIO
 from pathlib import Path
 from typing import Any
@@ -102,6 +103,12 @@ def planned(root: Path, pipeline: Pipeline, sections: Mapping[str, Any]) -> Sett
     return Settings(sections=sections, rules=rules, policies=policies)
 
 
+def as_written(root: Path, pipeline: Pipeline, settings: Settings) -> Settings:
+    """The same parameters, their keys in the order of the checkout's file: a plan's are sorted, and DVC keeps the file's order."""
+    raw = read_yaml(root / pipeline.params_path, pipeline.params_path)
+    return replace(settings, sections=_ordered(dict(settings.sections), raw))
+
+
 def build(params: type[BaseModel], section: Mapping[str, Any]) -> BaseModel:
     """The parameter object that a step's function takes."""
     # Through JSON, where strict still takes a list for a tuple: YAML has no tuples.
@@ -113,6 +120,16 @@ def _apart(value: Any) -> Any:
     if isinstance(value, dict):
         return {k: _apart(v) for k, v in value.items()}
     return [_apart(v) for v in value] if isinstance(value, list) else value
+
+
+def _ordered(value: Any, like: Any) -> Any:
+    """`value` with the keys that `like` has in its order, and others behind them."""
+    if isinstance(value, dict) and isinstance(like, dict):
+        keys = [*(k for k in like if k in value), *(k for k in value if k not in like)]
+        return {k: _ordered(value[k], like.get(k)) for k in keys}
+    if isinstance(value, list) and isinstance(like, list):
+        return [_ordered(v, other) for v, other in itertools.zip_longest(value, like[: len(value)])]
+    return value
 
 
 def _override(raw: dict[str, Any], overrides: Mapping[str, Any], steps: set[str]) -> list[Problem]:
