@@ -17,7 +17,7 @@ import pytest
 import yaml
 
 from tests.conftest import lacking
-from tests.infra.test_kustomize import RULES, render
+from tests.infra.test_kustomize import RULES, Rule, render, rule_of
 
 pytestmark = [pytest.mark.cluster, pytest.mark.slow, pytest.mark.timeout(900)]
 
@@ -56,19 +56,19 @@ def cluster() -> None:
         lacking(what)
 
 
-def rules_of(account: str, namespace: str) -> list[tuple[set[str], set[str], set[str]]]:
+def rules_of(account: str, namespace: str) -> list[Rule]:
     """All that an account may do in a namespace, but for what everybody may ask about themselves."""
     review = {"apiVersion": "authorization.k8s.io/v1", "kind": "SelfSubjectRulesReview", "spec": {"namespace": namespace}}
     who = f"--as=system:serviceaccount:{NAMESPACE}:{account}"
     answer = json.loads(kubectl("create", "-f", "-", "-o", "json", "--validate=false", who, stdin=review).stdout)["status"]
     assert not answer.get("incomplete")
-    rules = [(set(r["apiGroups"]), set(r["resources"]), set(r["verbs"])) for r in answer["resourceRules"]]
+    rules = [rule_of(r) for r in answer["resourceRules"]]
     return [r for r in rules if not r[0] & {"authorization.k8s.io", "authentication.k8s.io"}]
 
 
 @pytest.mark.parametrize("account", [*RULES, "default"])
 def test_an_account_may_do_exactly_what_is_listed(account: str) -> None:
-    def shown(rules: list[tuple[set[str], set[str], set[str]]]) -> list[str]:
+    def shown(rules: list[Rule]) -> list[str]:
         return sorted(str([sorted(part) for part in rule]) for rule in rules)
 
     assert shown(rules_of(account, NAMESPACE)) == shown(RULES.get(account, []))
@@ -83,7 +83,12 @@ def test_an_account_may_do_exactly_what_is_listed(account: str) -> None:
         ("patch", "workflows.argoproj.io", {"countersign-sealer"}),
         ("create", "workflows.argoproj.io", {"countersign-submitter"}),
         ("delete", "workflows.argoproj.io", set()),
+        ("list", "workflows.argoproj.io", {"countersign-submitter", "countersign-auditor"}),
         ("update", "workflowtemplates.argoproj.io", set()),
+        ("patch", "workflowtemplates.argoproj.io", {"countersign-publisher"}),
+        ("patch", "configmap/countersign", {"countersign-publisher"}),
+        ("patch", "configmaps", set()),
+        ("patch", "configmap/artifact-repositories", set()),
         ("get", "secrets", set()),
         ("create", "pods", set()),
         ("create", "pods/exec", set()),
