@@ -37,7 +37,13 @@ TRIGGERS = Triggers.model_validate_json(
     )
 )
 SCHEDULE = Schedule(
-    cron=("0 5 * * mon", "30 17 1 * *"), time_zone="Europe/Zurich", champion=people, overlap=Overlap.REPLACE, deadline=0, description="yes"
+    cron=("0 5 * * mon", "30 17 1 * *"),
+    time_zone="Europe/Zurich",
+    champion=people,
+    compared="auc",
+    overlap=Overlap.REPLACE,
+    deadline=0,
+    description="yes",
 )
 TEXTS = events.manifests(TRIGGERS, [DECLARED])
 FILES = {path.removeprefix(f"{events.FOLDER}/"): text for path, text in TEXTS.items()}

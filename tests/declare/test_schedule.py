@@ -23,7 +23,7 @@ JUDGE = Step(
     gates=(Gate(name="better", reads=comparison),),
     verdicts=verdicts,
 )
-SOUND = Schedule(cron=("0 5 * * mon",), time_zone="Europe/Zurich", champion=champion)
+SOUND = Schedule(cron=("0 5 * * mon",), time_zone="Europe/Zurich", champion=champion, compared="auc_over_champion")
 
 
 def said(*, steps: tuple[Step, ...] = (COMPARE, JUDGE), **how: Any) -> list[str]:
@@ -44,6 +44,8 @@ def test_a_sound_schedule_has_no_problems() -> None:
             "it: schedule: unknown time zone; expected an IANA name, such as Europe/Zurich or UTC, got 'Mars/Olympus'",
         ),
         ({"time_zone": "/etc/localtime"}, "it: schedule: unknown time zone"),
+        ({"compared": ""}, "it: schedule: bad comparison; expected the dotted path of a measure in the report, such as "),
+        ({"compared": "a..b"}, "it: schedule: bad comparison"),
         ({"deadline": -1}, "it: schedule: bad deadline; expected seconds, 0 or more, got -1"),
         ({"champion": replace(champion, name="other")}, "it: schedule: no step reads the champion other"),
         (

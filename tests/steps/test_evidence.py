@@ -66,7 +66,7 @@ def test_a_report_holds_both_sides_with_intervals_around_the_value() -> None:
             assert m["low"] < m["value"] < m["high"], (side, name)
         assert report["baseline"][side]["auc"]["value"] > 0.8
     assert report["holdout"]["auc"]["value"] == pytest.approx(roc_auc_score(LATER["label"], DONE.predictions["score"]), abs=1e-6)
-    assert report["champion"] == {"status": "none"}
+    assert report["champion"] == {"status": "none", "auc_over_champion": {"value": None, "low": None, "high": None}}
     assert report["out_of_fold"]["auc_over_baseline"]["value"] == pytest.approx(
         report["out_of_fold"]["auc"]["value"] - report["baseline"]["out_of_fold"]["auc"]["value"], abs=1e-6
     )
@@ -280,9 +280,14 @@ def test_each_rule_of_each_gate_can_say_no(gate: str, number: int) -> None:
     assert judge(gate, "report", rules, report_for(gate)).says == "yes"
     rule = POLICY[gate][number]
     beyond = limit_of(rule) - 0.001 if "at_least" in rule else limit_of(rule) + 0.001
-    for bad in (beyond, None, float("nan"), "0.9", True, {}):
+    for bad in (beyond, float("nan"), "0.9", True, {}):
         assert judge(gate, "report", rules, report_for(gate, **{f"rule{number}": bad})).says == "no", bad
+    assert judge(gate, "report", rules, report_for(gate, **{f"rule{number}": None})).says == rule.get("if_missing", "no")
     assert judge(gate, "report", rules, {}).says == "no"
+
+
+def test_nothing_but_that_nobody_is_in_use_yet_may_be_missing() -> None:
+    assert [r["metric"] for rules in POLICY.values() for r in rules if r.get("if_missing") == "yes"] == ["champion.auc_over_champion.high"]
 
 
 def test_the_policy_says_what_an_inconclusive_comparison_means() -> None:
