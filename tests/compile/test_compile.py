@@ -146,6 +146,10 @@ def test_a_gpu_step_asks_for_one_and_only_it() -> None:
     templates = {t["name"]: t for t in both_readers(argo.workflow_template(DECLARED))["spec"]["templates"]}
     wants = {n: "nvidia.com/gpu" in str(t.get("container", {}).get("resources", {})) for n, t in templates.items()}
     assert [name for name, gpu in wants.items() if gpu] == ["train-it"]
+    assert templates["train-it"]["container"]["resources"]["limits"]["nvidia.com/gpu"] == "1"
+    assert templates["train-it"]["nodeSelector"] == {"nvidia.com/gpu.present": "true"}
+    assert templates["train-it"]["tolerations"] == [{"key": "nvidia.com/gpu", "operator": "Exists", "effect": "NoSchedule"}]
+    assert not [name for name, t in templates.items() if name != "train-it" and ("nodeSelector" in t or "tolerations" in t)]
 
 
 def test_only_what_may_pass_by_itself_is_retried() -> None:
