@@ -93,9 +93,9 @@ def test_ten_minutes_behind_is_done_and_ends_after_it_began(toy: Toy) -> None:
     name = toy.submit()
     assert toy.ended(name).phase is Phase.SUCCEEDED
     steps = {s["task"]: s for s in toy.steps(checked(toy, name, "done"))}
-    times = {t: (datetime.fromisoformat(s["started"]), datetime.fromisoformat(s["finished"])) for t, s in steps.items()}
-    assert all(started <= finished for started, finished in times.values())
-    assert (times["work@a"][0] - times["pick"][1]).total_seconds() > TEN_MINUTES, "its record says what its clock said"
+    assert all(s["seconds"] >= 0 for s in steps.values())
+    began = {t: datetime.fromisoformat(s["started"]) for t, s in steps.items()}
+    assert (began["work@a"] - began["pick"]).total_seconds() > TEN_MINUTES, "its record says what its clock said"
 
 
 def test_what_builds_on_the_future_is_not_run(toy: Toy) -> None:
