@@ -174,7 +174,7 @@ def test_the_rules_for_the_bucket_are_taken_and_spare_the_evidence(monkeypatch: 
         client.put_bucket_lifecycle_configuration(Bucket="countersign-prod", LifecycleConfiguration=rules)
         taken = client.get_bucket_lifecycle_configuration(Bucket="countersign-prod")["Rules"]
     assert [r["ID"] for r in taken] == [r["ID"] for r in rules["Rules"]]
-    assert [r for r in taken if "AbortIncompleteMultipartUpload" in r][0]["Filter"]["Prefix"] == ""
+    assert next(r for r in taken if "AbortIncompleteMultipartUpload" in r)["Filter"]["Prefix"] == ""
     ending = {r["Filter"]["Prefix"] for r in taken if {"Expiration", "NoncurrentVersionExpiration", "Transitions"} & r.keys()}
     assert ending == {"argo/", "store/cache/"}, "nothing that a run's chain names comes to an end"
 
