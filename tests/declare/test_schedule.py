@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from typing import Any
 
@@ -94,6 +95,15 @@ STRICTER = ("1, * * * *", "@daily", "@every 1h")  # the last has no time of its 
 @pytest.mark.parametrize("line", GOOD)
 def test_lines_that_argo_takes(line: str) -> None:
     assert cron.problem_of(line) is None
+
+
+@pytest.mark.parametrize("line", GOOD)
+def test_lines_are_installed_in_numbers_and_mean_the_same(line: str) -> None:
+    """The pattern is that of Argo's own definition of a CronWorkflow: `kubectl apply` of a line with a name in it is refused."""
+    written = cron.in_numbers(line)
+    assert re.fullmatch(r"([0-9*,/?-]+\s+){4}[0-9*,/?-]+", written)
+    assert cron.problem_of(written) is None
+    assert cron.in_numbers("*/15 0-6 1,15 jan-mar MON-fri") == "*/15 0-6 1,15 1-3 1-5"
 
 
 @pytest.mark.parametrize("line", BAD + STRICTER)
