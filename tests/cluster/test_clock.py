@@ -54,7 +54,7 @@ def off(toy: Toy, step: str, seconds: int) -> None:
     template["container"]["volumeMounts"].append({"name": "skewed", "mountPath": str(AT.parent), "readOnly": True})
     template["volumes"].append({"name": "skewed", "configMap": {"name": "skewed"}})
     template["retryStrategy"]["limit"] = "1"
-    toy.space.kubectl("apply", "-f", "-", given=json.dumps(manifest))
+    toy.space.replace(manifest)
 
 
 def right(toy: Toy) -> None:
