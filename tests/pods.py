@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import compileall
 import http.client
+import py_compile
+import shutil
 import subprocess
 import threading
 from collections.abc import Iterator, Sequence
@@ -82,8 +85,8 @@ class Pods:
 
     def pod(self, module: str, *words: str, **env: str) -> Said:
         """Run a program where only the code is, and note what it puts out."""
-        home, process = self.begin(module, *words, **env)
-        said = home.finish(process)
+        home = self._folder(env)
+        said = home.python_m(module, *words)
         out, message = home.path / "out", home.path / "message"
         name = "@".join(w for w in words[1:] if w != "--item") if module.endswith("driver") else words[0]
         self.outputs[name] = {p.name: p.read_text() for p in out.glob("*")}
@@ -92,14 +95,26 @@ class Pods:
 
     def begin(self, module: str, *words: str, **env: str) -> tuple[Home, subprocess.Popen[str]]:
         """A pod that has begun, and its folder."""
+        home = self._folder(env)
+        return home, home.start("-m", module, *words)
+
+    def _folder(self, env: dict[str, str]) -> Home:
+        """A folder with the code and nothing else, and what a pod there is told."""
         self.started += 1
         top = self.scratch / f"pod{self.started}"
-        top.mkdir(parents=True)
-        subprocess.run(["tar", "-x", "-C", top], input=self.files, check=True)
+        shutil.copytree(self._unpacked(), top)
         told = {"COUNTERSIGN_STORE": self.url, "COUNTERSIGN_WORKFLOW": self.uid, "COUNTERSIGN_CODE": self.code}
         told |= {"COUNTERSIGN_OUTPUTS": str(top / "out"), "COUNTERSIGN_MESSAGE": str(top / "message")}
-        home = Home(path=top, env={**self.home.env, **self.server.env, **self.env})
-        return home, home.start("-m", module, *words, **{**told, **env})
+        return Home(path=top, env={**self.home.env, **self.server.env, **self.env, **told, **env})
+
+    def _unpacked(self) -> Path:
+        """The code as its archive has it, compiled once for all pods."""
+        top = self.scratch / f"code-{self.code[:16]}"
+        if not top.exists():
+            top.mkdir(parents=True)
+            subprocess.run(["tar", "-x", "-C", top], input=self.files, check=True)
+            compileall.compile_dir(top, quiet=2, invalidation_mode=py_compile.PycInvalidationMode.UNCHECKED_HASH)
+        return top
 
     def ask(self, *words: str) -> Said:
         """`countersign` in the checkout, on the store that the pods use."""

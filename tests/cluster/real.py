@@ -57,6 +57,10 @@ class Space:
     def patch(self, kind: str, name: str, change: Mapping[str, Any]) -> None:
         self.kubectl("patch", kind, name, "--type=merge", "-p", json.dumps(change))
 
+    def replace(self, changed: Mapping[str, Any]) -> None:
+        """Put an object that was read and changed back. With `apply`, no later `apply` of its file would be taken: it notes the version."""
+        self.kubectl("replace", "-f", "-", given=json.dumps(changed))
+
     @contextmanager
     def without(self, kind: str, name: str) -> Iterator[None]:
         """While this lasts, the object is not there."""

@@ -157,7 +157,7 @@ def test_a_full_disk_leaves_nothing_half_written(toy: Toy) -> None:
         v if v["name"] != "work" else {"name": "work", "emptyDir": {"medium": "Memory", "sizeLimit": "2Mi"}} for v in template["volumes"]
     ]
     template["retryStrategy"]["limit"] = "1"
-    toy.space.kubectl("apply", "-f", "-", given=json.dumps(manifest))
+    toy.space.replace(manifest)
     toy.home.write(
         "steps/toy.py", toy.home.read("steps/toy.py").replace(b'return Worked({"which"', b'return Worked({"much": "x" * 9_000_000, "which"')
     )
@@ -219,7 +219,7 @@ def test_a_template_that_changes_in_a_run_changes_nothing_in_it(toy: Toy) -> Non
     manifest = toy.space.get("workflowtemplate", "toy")
     join = next(t for t in manifest["spec"]["templates"] if t["name"] == "join")
     join["container"]["args"] = ["python", "-m", "workflows.run.driver", "toy", "nothing"]
-    toy.space.kubectl("apply", "-f", "-", given=json.dumps(manifest))
+    toy.space.replace(manifest)
     assert toy.ended(name).phase is Phase.SUCCEEDED
     sound(toy, name)
 

@@ -14,7 +14,7 @@ from pydantic import BaseModel, ValidationError
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
-from workflows.declare import Pipeline, Step, problems_of
+from workflows.declare import Pipeline, Step, comparing_gates, problems_of
 from workflows.errors import BadInput, Problem
 from workflows.prove import canonical
 from workflows.prove.gate import BadPolicy, Rule, read_rules
@@ -189,7 +189,19 @@ def _rules(root: Path, pipeline: Pipeline) -> tuple[dict[str, tuple[Rule, ...]],
             rules[name] = read_rules(name, section)
         except BadPolicy as error:
             problems += [Problem(what=line, where=pipeline.policy_path) for line in str(error).splitlines()]
-    return rules, written, problems
+    return rules, written, problems or _uncompared(pipeline, rules)
+
+
+def _uncompared(pipeline: Pipeline, rules: Mapping[str, tuple[Rule, ...]]) -> list[Problem]:
+    """The champion is compared with before anything is done with a new model: of a scheduled pipeline, a rule must ask for it."""
+    if pipeline.schedule is None:
+        return []
+    measure, gates = pipeline.schedule.compared, comparing_gates(pipeline, pipeline.schedule.champion)
+    asked = [r.metric for gate in gates for r in rules[gate]]
+    if not gates or any(m == measure or m.startswith(f"{measure}.") for m in asked):
+        return []
+    what = "it runs by schedule, and no rule asks how the new model does against the champion"
+    return [Problem(what=what, where=f"{pipeline.policy_path}: {' or '.join(gates)}", expected=f"a rule on {measure}")]
 
 
 def _as_json(rule: Rule) -> dict[str, Any]:
