@@ -25,10 +25,30 @@ from pathlib import Path
 from typing import Any
 
 LIBRARIES = (
-    "boto3 botocore.session botocore.client botocore.httpsession cryptography.hazmat.primitives.serialization hera.workflows kubernetes.client "
-    "kubernetes.config numpy pandas pyarrow.parquet pydantic rich.console rich.live rich.progress rich.table rich.traceback ruamel.yaml "
-    "securesystemslib.dsse securesystemslib.signer structlog typer urllib3"
-).split()
+    "boto3",
+    "botocore.session",
+    "botocore.client",
+    "botocore.httpsession",
+    "cryptography.hazmat.primitives.serialization",
+    "hera.workflows",
+    "kubernetes.client",
+    "kubernetes.config",
+    "numpy",
+    "pandas",
+    "pyarrow.parquet",
+    "pydantic",
+    "rich.console",
+    "rich.live",
+    "rich.progress",
+    "rich.table",
+    "rich.traceback",
+    "ruamel.yaml",
+    "securesystemslib.dsse",
+    "securesystemslib.signer",
+    "structlog",
+    "typer",
+    "urllib3",
+)
 READ_AT_START = ("PYTHON", "TZ", "LC_", "LANG", "OMP_", "OPENBLAS_", "MKL_", "LD_", "MALLOC_", "ARROW_")
 
 
