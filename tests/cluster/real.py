@@ -60,7 +60,7 @@ class Space:
         self.kubectl("patch", kind, name, "--type=merge", "-p", json.dumps(change))
 
     def replace(self, changed: Mapping[str, Any]) -> None:
-        """Put an object that was read and changed back, without what the server wrote: `apply` notes it, and refuses the file afterwards."""
+        """Put an object that was read and changed back, without what the server wrote, which `apply` notes and trips over."""
         own = {k: v for k, v in changed["metadata"].items() if k not in SERVERS}
         own["annotations"] = {k: v for k, v in own.get("annotations", {}).items() if k != LAST_APPLIED}
         self.kubectl("apply", "-f", "-", given=json.dumps({**changed, "metadata": own}))
