@@ -57,10 +57,10 @@ class World:
 
     def argo(self) -> str:
         """The version of Argo Workflows here."""
-        words = ("get", "deployment", "--all-namespaces", "-l", "app=workflow-controller", "-o", "json")
-        items = json.loads(self.kubectl(*words))["items"] or [{}]
-        found = [c["image"] for c in items[0].get("spec", {}).get("template", {}).get("spec", {}).get("containers", [])]
-        return found[0].rpartition(":")[2] if found else "of unknown version"
+        words = ("get", "deployment", "--all-namespaces", "--field-selector", "metadata.name=workflow-controller", "-o", "json")
+        deployments = json.loads(self.kubectl(*words))["items"]
+        images = [c["image"] for d in deployments for c in d["spec"]["template"]["spec"]["containers"]]
+        return images[0].rpartition(":")[2] if images else "of unknown version"
 
     def has(self, template: str) -> bool:
         return bool(self.kubectl("get", "workflowtemplate", template, "--ignore-not-found", "-o", "name"))
