@@ -211,10 +211,10 @@ def say(text: str) -> None:
     sys.stderr.flush()
 
 
-def project(folder: Path, name: str, steps: str, declaration: str) -> Path:
-    """A checkout of this project's code with one pipeline more, under git, as a person would have it."""
+def project(folder: Path, name: str, steps: str, declaration: str, params: str = "{}\n") -> Path:
+    """A checkout of this project's code with one pipeline of its own, under git, as a person would have it."""
     folder.mkdir(parents=True)
-    ignore = shutil.ignore_patterns("__pycache__")
+    ignore = shutil.ignore_patterns("__pycache__", "loan_approval.py")
     for part in ("workflows", "steps"):
         shutil.copytree(ROOT / part, folder / part, ignore=ignore)
     for part in ("requirements.lock", "pyproject.toml", ".gitignore"):
@@ -222,7 +222,7 @@ def project(folder: Path, name: str, steps: str, declaration: str) -> Path:
     (folder / "steps" / f"{name}.py").write_text(steps)
     (folder / "workflows" / f"{name}.py").write_text(declaration)
     (folder / "params").mkdir()
-    (folder / "params" / f"{name}.yaml").write_text("{}\n")
+    (folder / "params" / f"{name}.yaml").write_text(params)
     git(folder, "init", "--quiet")
     git(folder, "add", "--all")
     git(folder, "-c", "user.name=bench", "-c", "user.email=bench@example.org", "commit", "--quiet", "--message", "bench")

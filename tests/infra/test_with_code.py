@@ -21,13 +21,15 @@ import boto3
 import pytest
 from moto.server import ThreadedMotoServer
 
-BOOTSTRAP = Path(__file__).parents[2] / "infra/images/with_code.py"
+ROOT = Path(__file__).parents[2]
+BOOTSTRAP = ROOT / "infra/images/with_code.py"
 DECLARE = "workflows/declare.py"
 DRIVER = "workflows/run/driver.py"
 PRINTS = """import sys, boto3
 print(__name__, sys.argv[1:], sys.path[0], sys.modules["__main__"].__spec__.name)
 sys.exit(int(sys.argv[1]))
 """
+OWN = [str(p.relative_to(ROOT)) for p in sorted((ROOT / "workflows").rglob("*.py"))]
 SOURCE = {"workflows/__init__.py": "", DECLARE: "", "workflows/run/__init__.py": "", DRIVER: PRINTS}
 
 
@@ -163,6 +165,13 @@ def test_code_may_be_compressed(pod: Pod) -> None:
     import gzip
 
     assert pod.run(COUNTERSIGN_CODE=pod.store(gzip.compress(tar_of(SOURCE), mtime=0))).code == 0
+
+
+def test_the_store_that_runs_next_need_not_read_again_what_s3_is(pod: Pod) -> None:
+    asks = "import sys; from workflows.run.store.bucket import _session; print(_session() is sys.modules['with_code'].SESSION)"
+    own = {name: (ROOT / name).read_text() for name in OWN}
+    said = pod.run(COUNTERSIGN_CODE=pod.store(tar_of({**own, **SOURCE, DRIVER: asks})))
+    assert (said.code, said.out) == (0, "True\n"), said.err
 
 
 @pytest.mark.parametrize("value", ["", None])

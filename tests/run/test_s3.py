@@ -246,6 +246,15 @@ def test_a_server_that_does_not_come_back(own: s3server.Server, tmp_path: Path) 
         assert took >= 1 if n == 0 else took < 1  # once it was given up, nobody waits for it all over again
 
 
+@pytest.mark.parametrize("variables", [{"AWS_REGION": "eu-central-1"}, {"AWS_DEFAULT_REGION": "eu-central-1"}])
+def test_a_region_is_heard_in_either_variable(monkeypatch: pytest.MonkeyPatch, variables: dict[str, str]) -> None:
+    for name in ("AWS_REGION", "AWS_DEFAULT_REGION"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    assert Bucket("bank").client().meta.region_name == "eu-central-1"
+
+
 def test_patience_is_shared_and_starts_anew() -> None:
     patience = Patience(seconds=0.2)
     left, first = patience.failed()

@@ -23,6 +23,7 @@ from workflows.prove.record import (
 from workflows.prove.signature import BadSignature, Keyring, Signer
 from workflows.prove.verify import POINTER, digest_in, last_entries
 from workflows.run.store.interface import Store
+from workflows.run.store.parallel import at_once
 
 LATEST = "cache/latest"
 ATTEMPT = re.compile(r"[1-9][0-9]{0,8}")
@@ -42,6 +43,8 @@ class Journal:
 
     def __init__(self, store: Store, run: str) -> None:
         self.store, self.run = store, run
+        self._read: dict[str, Written] = {}
+        """Records that were read and checked: what is addressed by its digest need not be read again."""
 
     @property
     def plan(self) -> str:
@@ -52,6 +55,10 @@ class Journal:
     @property
     def sealed(self) -> bool:
         return self.store.get_document(f"runs/{self.run}/root") is not None
+
+    def begun(self) -> set[str]:
+        """Tasks that have a record. One look, however long the run is."""
+        return set(self.store.list_folders(f"runs/{self.run}/steps"))
 
     def attempts(self) -> dict[str, dict[int, str]]:
         """Task -> attempt -> digest of the record."""
@@ -87,13 +94,24 @@ class Journal:
 
     def last(self, keys: Keyring, tasks: Iterable[str]) -> dict[str, Written]:
         """The last record of each of `tasks` that has one, checked."""
-        wanted = {t: attempts for t in tasks if (attempts := self.attempts_of(t))}
-        return {t: read_record(self.store, keys, a[max(a)], f"{self.run}/{t}") for t, a in wanted.items()}
+
+        def look(task: str) -> Written | None:
+            attempts = self.attempts_of(task)
+            return self._record(keys, attempts[max(attempts)], task) if attempts else None
+
+        named = tuple(tasks)
+        return {t: w for t, w in zip(named, at_once(look, named), strict=True) if w}
+
+    def _record(self, keys: Keyring, sha256: str, task: str) -> Written:
+        if sha256 not in self._read:
+            self._read[sha256] = read_record(self.store, keys, sha256, f"{self.run}/{task}")
+        return self._read[sha256]
 
     def seal(self, *, pipeline: str, tasks: tuple[str, ...], keys: Keyring, signer: Signer, sealed: str) -> tuple[Seal, str]:
         """End the run: sign the list of all its records, in the order of the tasks. The root is the digest of that."""
         attempts = self.attempts()
-        written = [read_record(self.store, keys, attempts[t][n], f"{self.run}/{t}") for t in tasks for n in sorted(attempts.get(t, {}))]
+        listed = [(t, attempts[t][n]) for t in tasks for n in sorted(attempts.get(t, {}))]
+        written = list(at_once(lambda one: self._record(keys, one[1], one[0]), listed))
         last = {w.record.task: w.record for w in written}
         seal = Seal(
             pipeline=pipeline,
@@ -149,7 +167,9 @@ def read_record(store: Store, keys: Keyring, sha256: str, where: str) -> Written
 def standing(store: Store, keys: Keyring, seal: Seal) -> dict[str, Record]:
     """The last record of each task of a sealed run, by task, in the order of the tasks."""
     last = last_entries(seal)
-    return {t: read_record(store, keys, last[t].sha256, f"{seal.run}/{t}").record for t in seal.tasks if t in last}
+    named = [t for t in seal.tasks if t in last]
+    found = at_once(lambda t: read_record(store, keys, last[t].sha256, f"{seal.run}/{t}").record, named)
+    return dict(zip(named, found, strict=True))
 
 
 def find(store: Store, name: str) -> str:

@@ -73,7 +73,7 @@ def trusted_ring(store: Store, signer: Signer) -> Keyring:
 
 def complete(session: Session, journal: Journal, task: Task) -> None:
     """Take over what this task builds on from an earlier run of the same plan, where a sealed one was retried by hand."""
-    have = journal.attempts()
+    have = journal.begun()
     known = {t.id: t for t in tasks(session.pipeline)}
     for name in ancestors(session.pipeline, task):
         if name not in have and reuse(session, journal, prepare(session, journal, known[name])) is None:

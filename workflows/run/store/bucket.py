@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 import threading
 from collections.abc import Callable
 from typing import Any, TypeVar
@@ -53,11 +54,10 @@ class Bucket:
         return made
 
     def _make(self, read: float) -> Any:
-        import boto3
         from botocore.config import Config
 
         if self._session is None:  # it reads files and keeps what it read; it has no connections
-            self._session = boto3.Session()
+            self._session = _session()
         config = Config(
             connect_timeout=CONNECT,
             read_timeout=read,
@@ -70,7 +70,8 @@ class Bucket:
             request_checksum_calculation="when_required",
             response_checksum_validation="when_required",
         )
-        return self._session.client("s3", config=config)
+        # botocore reads only the other of the two variables, and SDKs of other languages only this one.
+        return self._session.create_client("s3", config=config, region_name=os.environ.get("AWS_REGION"))
 
     def ask(self, key: str, work: Callable[[Any], R], *, read: float = READ, stop: threading.Event | None = None) -> R:
         """What `work` makes of the client. It is repeated while the store is away, so it must do no harm twice.
@@ -107,6 +108,13 @@ class Bucket:
         if first and not skewed:
             log.warning("the store is away; trying again", where=where, why=failure.problems[0].what, seconds=round(left))
         stop.wait(min(delay(tries), left))
+
+
+def _session() -> Any:
+    """The one that fetched this code, where one did: it has read already what S3's requests look like."""
+    import botocore.session
+
+    return getattr(sys.modules.get("with_code"), "SESSION", None) or botocore.session.get_session()
 
 
 def _expected(error: Exception) -> Exception | None:

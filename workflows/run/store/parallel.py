@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Callable, Generator, Iterable
+from collections.abc import Callable, Generator, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import islice
 from typing import TypeVar
@@ -12,6 +12,11 @@ from typing import TypeVar
 T = TypeVar("T")
 R = TypeVar("R")
 THREADS = 16
+
+
+def at_once(look: Callable[[T], R], things: Sequence[T]) -> Iterable[R]:
+    """Likewise for a few small things; one thing needs no thread."""
+    return in_order(look, things) if len(things) > 1 else map(look, things)
 
 
 def in_order(look: Callable[[T], R], things: Iterable[T], *, threads: int = THREADS, stop: threading.Event | None = None) -> Generator[R]:
