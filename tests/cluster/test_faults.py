@@ -65,6 +65,7 @@ def test_a_pod_that_is_told_to_end_leaves_a_record_and_is_run_again(toy: Toy) ->
     assert [s["outcome"] for s in toy.steps(sound(toy, name)) if s["task"] == "work@a"] == ["failed", "done"]
 
 
+@pytest.mark.alone
 def test_a_killed_controller_loses_nothing(toy: Toy) -> None:
     name = toy.submit(*SLOW)
     toy.until(name, "work(0:a)", Phase.RUNNING)
@@ -73,6 +74,7 @@ def test_a_killed_controller_loses_nothing(toy: Toy) -> None:
     assert len(toy.steps(sound(toy, name))) == 4
 
 
+@pytest.mark.alone
 def test_a_store_that_is_away_for_half_a_minute(toy: Toy) -> None:
     name = toy.submit(*SLOW)
     toy.until(name, "work(0:a)", Phase.RUNNING)

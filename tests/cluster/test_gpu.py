@@ -20,7 +20,7 @@ from tests.cluster.test_install import SAFE
 from tests.conftest import Home, make_home
 from workflows.cluster.interface import Phase
 
-pytestmark = [pytest.mark.cluster, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.cluster, pytest.mark.alone, pytest.mark.timeout(600)]
 GPU = "nvidia.com/gpu"
 LABEL = {"nvidia.com/gpu.present": "true"}
 TAINT = {"key": GPU, "value": "present", "effect": "NoSchedule"}
