@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import shlex
 import sys
 import traceback
 from collections.abc import Callable, Sequence
@@ -17,7 +16,7 @@ from infra.cluster.around import around
 from infra.cluster.choose import Kind, choose
 from infra.cluster.down import down
 from infra.cluster.kube import Kube, from_environment
-from infra.cluster.packages import require_local
+from infra.cluster.packages import install_line, missing_packages, require_local
 from infra.cluster.progress import carry_out
 from infra.cluster.recipes import EVERY, recipe
 from infra.cluster.settings import BUCKET, REGION, Places
@@ -121,20 +120,21 @@ def next_commands(places: Places, kind: Kind) -> str:
 
 def do_around(places: Places, given: argparse.Namespace) -> int:
     kind = kind_of(places, given)
-    if kind is Kind.LOCAL and (lacking := cannot_be_built()) and not os.environ.get("COUNTERSIGN_TEST_ALL"):
-        print(f"not run: {shlex.join(given.words)}: {lacking}\n  run it as root on Linux with Go, or with KUBECONFIG set", file=sys.stderr)
+    install = os.environ.get("CI") == "true"
+    if kind is Kind.LOCAL and (why := cannot_be_built(install=install)) and not os.environ.get("COUNTERSIGN_TEST_ALL"):
+        print(f"not run: what needs a cluster. {why}. Then: make test-cluster", file=sys.stderr)
         return 0
-    wishes = Wishes(install_packages=os.environ.get("CI") == "true")
-    return around(places, kind, wishes, given.words)
+    return around(places, kind, Wishes(install_packages=install), given.words)
 
 
-def cannot_be_built() -> str:
-    """Why no cluster can be built here; empty where one can."""
+def cannot_be_built(*, install: bool) -> str:
+    """Why no cluster can be built here, and what to do; empty where one can."""
     try:
         require_local()
     except BadInput as e:
-        return str(e)
-    return ""
+        return f"{e}; {e.hint}"
+    lacking = () if install else missing_packages(step_image=argo.STEP_IMAGE.exists())
+    return f"This machine lacks programs for it: {install_line(lacking)}" if lacking else ""
 
 
 def do_status(places: Places, given: argparse.Namespace) -> int:

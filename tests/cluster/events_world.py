@@ -12,7 +12,7 @@ import shutil
 import socket
 import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -27,7 +27,6 @@ GITHUB = "example-bank/models"
 GITLAB = "risk/models"
 NO_FINALIZERS = '{"metadata": {"finalizers": null}}'
 BUS_USER = 8737
-SENSORS = ("an-example-dev", "an-example-staging")
 OVERRIDES = {"train_it.words": 'a "quote", `tick`, {{x}} \\ ü', "train_it.rate": 0.5}
 TEMPLATE = {
     "apiVersion": "argoproj.io/v1alpha1",
@@ -71,6 +70,7 @@ class World:
 
     namespace: str
     secrets: dict[str, str]
+    sensors: tuple[str, ...] = ("an-example-dev", "an-example-staging")
     ports: dict[str, tuple[str, int]] = field(default_factory=dict)
 
     @property
@@ -128,10 +128,9 @@ def until(look: Callable[[], Any], what: str, seconds: float = 240) -> Any:
     raise AssertionError(f"waited {seconds} s in vain for {what}")
 
 
-def install(scratch: Path, namespace: str) -> World:
-    """As docs/triggers.md says: controller, secrets, overlay."""
-    world = World(namespace=namespace, secrets={})
-    copied = _copy(scratch, world)
+def install(scratch: Path, world: World, compiled: Mapping[str, str]) -> World:
+    """As docs/triggers.md says: controller, secrets, overlay. `compiled`: the manifests of the sensors and sources, by file."""
+    copied = _copy(scratch, world, compiled)
     for name in (world.dev, world.staging):
         kubectl("create", "namespace", name)
         kubectl("apply", "--namespace", name, "--filename", "-", stdin=json.dumps(TEMPLATE))
@@ -140,13 +139,13 @@ def install(scratch: Path, namespace: str) -> World:
         "wait", "--for=condition=Established", "--timeout=60s", *(f"crd/{n}.argoproj.io" for n in ("eventbus", "eventsources", "sensors"))
     )
     made = subprocess.run(
-        ["python", ROOT / "infra/events/make_secrets.py", "--namespace", namespace], capture_output=True, text=True, check=False
+        ["python", ROOT / "infra/events/make_secrets.py", "--namespace", world.namespace], capture_output=True, text=True, check=False
     )
     assert made.returncode == 0, made.stderr
     apply(copied / "overlays/local")
     _disk(scratch, world)
     for host, key in (("github", "secret"), ("gitlab", "token")):
-        data = kubectl_json("get", "secret", f"countersign-{host}", "--namespace", namespace)["data"]
+        data = kubectl_json("get", "secret", f"countersign-{host}", "--namespace", world.namespace)["data"]
         world.secrets[host] = base64.b64decode(data[key]).decode()
     ready(world)
     return world
@@ -182,7 +181,7 @@ def ready(world: World) -> None:
     until(lambda: len(found := _deployments(world)) == 4 and all(found.values()), f"deployments of {world.namespace}", 480)
     for host in events.HOSTS:  # one that started before the bus did ends after some seconds, and is started again
         until(functools.partial(_connected, world, host.name), f"{host.name} to reach the bus", 240)
-    for sensor in SENSORS:
+    for sensor in world.sensors:
         until(functools.partial(_subscribed, world, sensor), f"{sensor} to subscribe", 240)
 
 
@@ -202,8 +201,8 @@ def _deployments(world: World) -> dict[str, bool]:
     return {d["metadata"]["name"]: d["status"].get("readyReplicas", 0) == d["spec"]["replicas"] for d in found}
 
 
-def _copy(scratch: Path, world: World) -> Path:
-    """The folder with the test's own triggers compiled into it, and its own names for what a cluster has once."""
+def of_the_example(world: World) -> dict[str, str]:
+    """The triggers of an example that only waits, compiled."""
     triggers = Triggers.model_validate_json(
         json.dumps(
             {
@@ -216,11 +215,16 @@ def _copy(scratch: Path, world: World) -> Path:
             }
         )
     )
+    return {Path(path).name: text for path, text in events.manifests(triggers, [DECLARED]).items()}
+
+
+def _copy(scratch: Path, world: World, compiled: Mapping[str, str]) -> Path:
+    """The folder with what was compiled in it, and with the test's own names for what a cluster has once."""
     top = scratch / "events"
     shutil.copytree(ROOT / "infra/events", top, ignore=shutil.ignore_patterns("compiled", "__pycache__"))
     (top / "compiled").mkdir()
-    for path, text in events.manifests(triggers, [DECLARED]).items():
-        (top / "compiled" / Path(path).name).write_text(text)
+    for name, text in compiled.items():
+        (top / "compiled" / name).write_text(text)
     for file in (f for f in top.rglob("*.yaml") if "upstream" not in f.relative_to(top).parts):
         text = (
             file.read_text().replace(events.NAMESPACE, world.namespace).replace("countersign-webhook-secrets", f"{world.namespace}-secrets")

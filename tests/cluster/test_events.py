@@ -23,6 +23,7 @@ from tests.cluster.events_world import (
     kubectl,
     kubectl_json,
     new_namespace,
+    of_the_example,
     reached,
     ready,
     remove,
@@ -46,10 +47,9 @@ MIB = 1024 * 1024
 def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
     if shutil.which("kubectl") is None or "workflows.argoproj.io" not in kubectl("get", "crds", "--output", "name", check=False):
         lacking("a cluster with Argo Workflows (make cluster-up, or KUBECONFIG)")
-    namespace = new_namespace()
-    made = World(namespace=namespace, secrets={})
+    made = World(namespace=new_namespace(), secrets={})
     try:
-        installed = install(tmp_path_factory.mktemp("events"), namespace)
+        installed = install(tmp_path_factory.mktemp("events"), made, of_the_example(made))
         with reached(installed) as there:
             yield there
     finally:

@@ -375,6 +375,18 @@ def test_bad_input_ends_with_2_and_no_traceback(tmp_path: Path) -> None:
         assert message in said.stderr
 
 
+def test_where_no_cluster_can_be_had_one_line_says_so(tmp_path: Path) -> None:
+    """Not a failure, except where everything is said to be there."""
+    here = {"HOME": str(tmp_path), "KUBECONFIG": "", "PATH": str(tmp_path)}
+    said = ask("--on", "local", "around", "no-such-program", COUNTERSIGN_TEST_ALL="", **here)
+    assert (said.returncode, said.stdout) == (0, "")
+    assert said.stderr.startswith("not run: what needs a cluster. ")
+    assert said.stderr.endswith(" Then: make test-cluster\n")
+    assert said.stderr.count("\n") == 1
+    said = ask("--on", "local", "around", "no-such-program", COUNTERSIGN_TEST_ALL="1", **here)
+    assert (said.returncode, "not run" in said.stderr) == (2, False)
+
+
 def test_down_without_a_cluster_is_done_at_once(tmp_path: Path) -> None:
     said = ask("down", HOME=str(tmp_path), KUBECONFIG=str(tmp_path / "of-others"))
     assert (said.returncode, "left as it is" in said.stdout) == (0, True)
