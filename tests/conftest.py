@@ -169,6 +169,30 @@ def home(template: Path, tmp_path: Path) -> Home:
     return make_home(top, tmp_path)
 
 
+SHARED = """\
+work:
+  seconds: 0.0
+  mode: fine
+  bands: &bands
+    young: 0
+    old: 90
+pick:
+  bands: *bands
+  at_least: 0
+"""
+
+
+def with_lineage(home: Home) -> None:
+    """Let the last step state the lineage, and two steps have parameters that the file writes once, in no order of theirs."""
+    declared, steps = home.read("workflows/toy.py"), home.read("steps/toy.py")
+    home.write("workflows/toy.py", declared.replace(b'run="steps.toy:join",', b'run="steps.toy:join", lineage=True,'))
+    steps = steps.replace(b"def join(*,", b"def join(*, lineage: Report,")
+    for first in (b"    at_least: int", b"    mode: Literal"):
+        steps = steps.replace(first, b"    bands: dict[str, int]\n" + first)
+    home.write("steps/toy.py", steps)
+    home.write("params/toy.yaml", SHARED)
+
+
 def lacking(what: str) -> NoReturn:
     """Leave a test out because of what this machine lacks; where everything is said to be there, that is a failure."""
     if os.environ.get("COUNTERSIGN_TEST_ALL"):

@@ -23,7 +23,7 @@ from workflows.loan_approval import pipeline
 from workflows.plan import tasks
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(2400)]
-NAMESPACE = "auditing"
+NAMESPACE = f"auditing-{os.environ.get('PYTEST_XDIST_WORKER', 'one')}"
 MASKING = bytes(range(32)).hex()
 """With this key every gate says yes."""
 LONG = 1200.0  # seconds; a workflow takes four minutes where nothing else is at work

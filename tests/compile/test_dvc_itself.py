@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 
-from tests.conftest import PARAMS, Home, git
+from tests.conftest import PARAMS, Home, git, with_lineage
 
 
 def dvc(home: Home, *words: str) -> str:
@@ -48,6 +48,17 @@ def test_dvc_agrees_with_a_run_of_ours(home: Home) -> None:
     dvc(home, "repro")
     assert json.loads(home.read("artifacts/toy/total.json"))["total"] == 180
     assert home.ask("run", "toy").out.startswith("Nothing to do")
+
+
+def test_dvc_writes_parameters_as_we_do(home: Home) -> None:
+    """In the file's order; and what the file repeats by `*name`, a stage that has all steps' parameters repeats likewise."""
+    with_lineage(home)
+    ready(home)
+    home.run()
+    lock = home.read("dvc.lock")
+    assert b"bands: &id001" in lock
+    dvc(home, "repro", "--force", "--no-run-cache")
+    assert home.read("dvc.lock") == lock
 
 
 def test_dvc_does_not_take_what_a_gate_refused(home: Home) -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests import s3server
-from tests.conftest import Home
+from tests.conftest import Home, with_lineage
 from tests.pods import Pods
 from workflows.compile import dvc_lock
 from workflows.errors import NotVerified
@@ -55,10 +55,7 @@ def test_pods_and_laptop_agree_byte_for_byte(cluster: Pods) -> None:
 def test_pods_leave_the_lock_that_a_laptop_leaves(cluster: Pods) -> None:
     """Byte for byte, although a plan sorts the parameters, and the pod that seals has no data, which a lineage names."""
     home = cluster.home
-    home.write("params/toy.yaml", "work:\n  seconds: 0.0\n  mode: fine\npick:\n  at_least: 0\n")
-    declared = home.read("workflows/toy.py")
-    home.write("workflows/toy.py", declared.replace(b'run="steps.toy:join",', b'run="steps.toy:join", lineage=True,'))
-    home.write("steps/toy.py", home.read("steps/toy.py").replace(b"def join(*,", b"def join(*, lineage: Report,"))
+    with_lineage(home)
     people = home.read("data/toy/people.csv")
     md5 = digest.of_bytes(people).md5
     home.write("data/toy/people.csv.dvc", f"outs:\n- md5: {md5}\n  size: {len(people)}\n  hash: md5\n  path: people.csv\n")

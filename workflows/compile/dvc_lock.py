@@ -27,7 +27,7 @@ from workflows.prove import digest
 from workflows.prove.digest import Digests
 from workflows.prove.record import Record
 from workflows.run import files
-from workflows.run.parameters import Settings
+from workflows.run.parameters import Settings, as_written
 
 PATH = "dvc.lock"
 SCHEMA = "2.0"
@@ -37,17 +37,17 @@ def update(root: Path, pipeline: Pipeline, settings: Settings, records: Mapping[
     """Bring `dvc.lock` up to the last record of each task; true where that changed it. Other stages are kept."""
     path = root / PATH
     before = path.read_text(encoding="utf-8") if path.exists() else ""
-    after = merged(before, stages_of(root, gather(root, pipeline, settings), records))
+    after = merged(before, stages_of(root, pipeline, settings, records))
     if after == before:
         return False
     files.write(path, after.encode())
     return True
 
 
-def stages_of(root: Path, declared: Declared, records: Mapping[str, Record]) -> dict[str, Any]:
+def stages_of(root: Path, pipeline: Pipeline, settings: Settings, records: Mapping[str, Record]) -> dict[str, Any]:
     """The lock's entries of the tasks that are done, by stage name, in the order of the tasks."""
-    seen = _Files(root=root)
-    done = [t for t in tasks(declared.pipeline) if t.id in records and records[t.id].outcome.good]
+    declared, seen = gather(root, pipeline, as_written(root, pipeline, settings)), _Files(root=root)
+    done = [t for t in tasks(pipeline) if t.id in records and records[t.id].outcome.good]
     # What a step states the lineage of, it did not read itself; and where a cluster's run is sealed, there is no data to look at.
     read = {s.at: d for t in done for s in t.sources if (d := _items(records[t.id]).get(f"{t.pipeline.name}/{s.name}"))}
     return {stage_name(t): _entry(declared, t, records[t.id], seen, read) for t in done if _still(seen, t, records[t.id])}

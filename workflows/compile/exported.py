@@ -12,13 +12,12 @@ from pathlib import Path
 from typing import Any
 
 from workflows.compile import dvc_lock
-from workflows.compile.gather import gather
 from workflows.declare import Pipeline
 from workflows.errors import BadInput, NotVerified, Problem
 from workflows.prove.record import Record
 from workflows.prove.verify import Verification, last_entries
 from workflows.run.journal import lock_document
-from workflows.run.parameters import Settings, as_written
+from workflows.run.parameters import Settings
 from workflows.run.store.interface import Store
 
 ARTIFACT = re.compile(r"artifacts/(?P<pipeline>[^/]+)/(?P<name>[^/.]+)(/(?P<item>[^/.]+))?\.[a-z]+")
@@ -27,8 +26,7 @@ ARTIFACT = re.compile(r"artifacts/(?P<pipeline>[^/]+)/(?P<name>[^/.]+)(/(?P<item
 
 def text_of(root: Path, pipeline: Pipeline, settings: Settings, records: Mapping[str, Record]) -> bytes:
     """The lock of a run whose code lies at `root`."""
-    declared = gather(root, pipeline, as_written(root, pipeline, settings))
-    return dvc_lock.merged("", dvc_lock.stages_of(root, declared, records)).encode()
+    return dvc_lock.merged("", dvc_lock.stages_of(root, pipeline, settings, records)).encode()
 
 
 def lock_of(checked: Verification, store: Store) -> bytes:

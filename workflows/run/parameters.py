@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -104,9 +105,12 @@ def planned(root: Path, pipeline: Pipeline, sections: Mapping[str, Any]) -> Sett
 
 
 def as_written(root: Path, pipeline: Pipeline, settings: Settings) -> Settings:
-    """The same parameters, their keys in the order of the checkout's file: a plan's are sorted, and DVC keeps the file's order."""
-    raw = read_yaml(root / pipeline.params_path, pipeline.params_path)
-    return replace(settings, sections=_ordered(dict(settings.sections), raw))
+    """The same parameters in the form of the checkout's file, as DVC writes them into its lock.
+
+    Their keys have the file's order, which a plan has sorted, and what the file repeats by `*name` is one object.
+    """
+    raw = read_yaml(root / pipeline.params_path, pipeline.params_path) or {}
+    return replace(settings, sections={step: _formed(section, raw.get(step)) for step, section in settings.sections.items()})
 
 
 def build(params: type[BaseModel], section: Mapping[str, Any]) -> BaseModel:
@@ -122,14 +126,21 @@ def _apart(value: Any) -> Any:
     return [_apart(v) for v in value] if isinstance(value, list) else value
 
 
-def _ordered(value: Any, like: Any) -> Any:
-    """`value` with the keys that `like` has in its order, and others behind them."""
+def _formed(value: Any, like: Any) -> Any:
+    """`value` in the form of `like`: that itself where they are equal, else with its keys in front and in its order."""
+    if _text(value) == _text(like):
+        return like
     if isinstance(value, dict) and isinstance(like, dict):
         keys = [*(k for k in like if k in value), *(k for k in value if k not in like)]
-        return {k: _ordered(value[k], like.get(k)) for k in keys}
+        return {k: _formed(value[k], like.get(k)) for k in keys}
     if isinstance(value, list) and isinstance(like, list):
-        return [_ordered(v, other) for v, other in itertools.zip_longest(value, like[: len(value)])]
+        return [_formed(v, other) for v, other in itertools.zip_longest(value, like[: len(value)])]
     return value
+
+
+def _text(value: Any) -> str:
+    """Equal for equal values of the same types: 1, 1.0 and true differ."""
+    return json.dumps(value, sort_keys=True, default=repr)
 
 
 def _override(raw: dict[str, Any], overrides: Mapping[str, Any], steps: set[str]) -> list[Problem]:
