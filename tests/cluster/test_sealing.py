@@ -20,7 +20,7 @@ RETRIED = [
 ]
 
 
-@pytest.mark.parametrize("order", permutations(range(3)))
+@pytest.mark.parametrize("order", list(permutations(range(3))))
 def test_the_last_pod_says_why_in_whatever_order_argo_lists_them(order: tuple[int, ...]) -> None:
     listed = [RETRIED[n] for n in order] + RETRIED[3:]
     for text in (json.dumps(listed), json.dumps(json.dumps(listed)), json.dumps(listed[::-1])):
