@@ -8,6 +8,7 @@ from __future__ import annotations
 import base64
 import json
 import os
+import time
 from collections.abc import Iterator
 from datetime import datetime
 from pathlib import Path
@@ -38,9 +39,9 @@ def space(cluster: None) -> Iterator[Space]:
 
 
 @pytest.fixture
-def toy(space: Space, home: Home, tmp_path: Path) -> Iterator[Toy]:
+def toy(space: Space, home: Home) -> Iterator[Toy]:
     found = toy_in(space, home)
-    home.write("steps/toy.py", home.read("steps/toy.py") + f"\n# {tmp_path.name}\n".encode())
+    home.write("steps/toy.py", home.read("steps/toy.py") + f"\n# {time.time_ns()}\n".encode())
     yield found
     for name in found.submitted:
         space.kubectl("delete", "workflow", name, "--wait=false", check=False)

@@ -7,7 +7,6 @@ import os
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 import pytest
 
@@ -28,10 +27,10 @@ def space(cluster: None) -> Iterator[Space]:
 
 
 @pytest.fixture
-def toy(space: Space, home: Home, tmp_path: Path) -> Iterator[Toy]:
-    # Each test has results of its own: nothing that an earlier test computed is there to reuse.
+def toy(space: Space, home: Home) -> Iterator[Toy]:
+    # Each test has results of its own: nothing that an earlier one computed, in this session or another, is there to reuse.
     found = toy_in(space, home)
-    home.write("steps/toy.py", home.read("steps/toy.py") + f"\n# {tmp_path.name}\n".encode())
+    home.write("steps/toy.py", home.read("steps/toy.py") + f"\n# {time.time_ns()}\n".encode())
     yield found
     for name in found.submitted:
         space.kubectl("delete", "workflow", name, "--wait=false", check=False)

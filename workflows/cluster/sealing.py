@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -101,7 +102,10 @@ def _lock(store: Store, run: str, root: str) -> None:
 
 
 def failed_nodes(pipeline: Pipeline, text: str) -> dict[str, str]:
-    """Task id -> what Argo said of its last failed pod. What cannot be read says nothing: records come from the tasks."""
+    """Task id -> what Argo said of its last failed pod. What cannot be read says nothing: records come from the tasks.
+
+    A task that is retried is a node, too, which says no more than that no retries are left; it counts where no pod says more.
+    """
     try:
         listed = json.loads(text) if text else []
     except ValueError:
@@ -109,13 +113,19 @@ def failed_nodes(pipeline: Pipeline, text: str) -> dict[str, str]:
     # Argo hands over a JSON list, in some versions as a JSON string that holds it.
     found = json.loads(listed) if isinstance(listed, str) else listed
     names = {display_name(t): t.id for t in tasks(pipeline)}
-    said: dict[str, str] = {}
+    said: dict[str, tuple[int, str]] = {}
     for node in found if isinstance(found, list) else []:
-        name = str(node.get("displayName", "")).rsplit("(", 1)
-        task = names.get(str(node.get("displayName", ""))) or (names.get(name[0]) if len(name) > 1 else None)
-        if task:
-            said[task] = str(node.get("message") or "no message")
-    return said
+        shown = str(node.get("displayName", ""))
+        name, attempt = (shown, -1) if shown in names else _attempt(shown)
+        if (task := names.get(name)) and attempt >= said.get(task, (-1, ""))[0]:
+            said[task] = attempt, str(node.get("message") or "no message")
+    return {task: message for task, (_, message) in said.items()}
+
+
+def _attempt(shown: str) -> tuple[str, int]:
+    """`tune(0:a)(2)`: the node of a pod, and which attempt it was."""
+    matched = re.fullmatch(r"(.*)\(([0-9]{1,4})\)", shown)
+    return (matched[1], int(matched[2])) if matched else (shown, 0)
 
 
 def display_name(task: Task) -> str:

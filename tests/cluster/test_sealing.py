@@ -1,0 +1,47 @@
+"""What the exit handler makes of Argo's list of failed nodes."""
+
+from __future__ import annotations
+
+import json
+from itertools import permutations
+from typing import Any
+
+import pytest
+
+from tests.toy.toy import pipeline
+from workflows.cluster.sealing import failed_nodes
+
+RETRIED = [
+    {"displayName": "work(0:a)", "message": "No more retries left"},
+    {"displayName": "work(0:a)(0)", "message": "the first"},
+    {"displayName": "work(0:a)(1)", "message": "the last"},
+    {"displayName": "join", "message": "No more retries left"},
+    {"displayName": "join(0)", "message": "OOMKilled"},
+]
+
+
+@pytest.mark.parametrize("order", list(permutations(range(3))))
+def test_the_last_pod_says_why_in_whatever_order_argo_lists_them(order: tuple[int, ...]) -> None:
+    listed = [RETRIED[n] for n in order] + RETRIED[3:]
+    for text in (json.dumps(listed), json.dumps(json.dumps(listed)), json.dumps(listed[::-1])):
+        assert failed_nodes(pipeline, text) == {"work@a": "the last", "join": "OOMKilled"}
+
+
+@pytest.mark.parametrize(
+    ("listed", "said"),
+    [
+        ([{"displayName": "join", "message": "Pod was rejected"}], {"join": "Pod was rejected"}),
+        ([{"displayName": "work(1:b)", "message": "No more retries left"}], {"work@b": "No more retries left"}),
+        ([{"displayName": "join(0)", "message": ""}], {"join": "no message"}),
+        ([{"displayName": "toy-1.onExit(0)", "message": "x"}, {"displayName": "plan(0)"}, {}], {}),
+        ({"displayName": "join"}, {}),
+    ],
+    ids=["no-retries-declared", "no-pod-was-made", "no-words", "no-task-of-ours", "no-list"],
+)
+def test_what_is_said_of_a_task(listed: Any, said: dict[str, str]) -> None:
+    assert failed_nodes(pipeline, json.dumps(listed)) == said
+
+
+@pytest.mark.parametrize("text", ["", "{", "null"])
+def test_what_cannot_be_read_says_nothing(text: str) -> None:
+    assert failed_nodes(pipeline, text) == {}
