@@ -1,4 +1,4 @@
-"""What a step costs on a cluster: a chain and a fan-out, against the same containers under Argo alone and under Metaflow."""
+"""What a step costs on a cluster, against the same containers under Argo alone and under Metaflow."""
 
 from __future__ import annotations
 
@@ -9,8 +9,7 @@ import cluster_flows as flows
 from cluster_world import Ran, World, world
 from harness import CannotMeasure, Contest, Goal, Measured, competitors, scratch, short, side_by_side, times, versions
 
-CHAIN, FAN = flows.Shape(name="chain", steps=20), flows.Shape(name="fan", wide=50)
-ROUNDS = 2
+ROUNDS = 1
 GOAL = 1.0  # seconds a step, over Argo alone
 BESIDE = 2  # pods a workflow, not a step: one plans, one seals
 OURS, BARE, METAFLOW = "countersign", "Argo alone", "Metaflow"
@@ -22,23 +21,20 @@ KEEPS = {
 _number = itertools.count(1)
 
 
-def contest() -> Contest:
+def contest(shape: flows.Shape, title: str, what: str) -> Contest:
     with scratch() as top, world(top) as here:
-        chain, chain_pods = _measure(here, CHAIN)
-        fan, fan_pods = _measure(here, FAN)
+        measured, pods = _measure(here, shape)
         argo = here.argo()
-    both = ((CHAIN, chain, chain_pods), (FAN, fan, fan_pods))
     return Contest(
-        title="A step on the cluster",
-        about=f"A chain of {CHAIN.steps} steps, each adding one to a number, and a step with {FAN.wide} after it side by side, at most "
-        f"{flows.AT_ONCE} at a time, and one that joins them; the same image, the same size of pod, the same Argo. Argo alone runs a line "
-        "of Python in each. Metaflow's is what its `argo-workflows create` makes, without its installing of libraries, which the image "
-        "has. Seconds from the creation of the workflow to its end, with all that comes before the first step and after the last; a "
-        f"step's cost is that divided by the number of steps. Medians of {ROUNDS} rounds. Nothing is reused.",
-        header=("", "chain", "a step", "pods", "fan-out", "a step", "pods", "what it keeps"),
-        rows=tuple((n, *_cells(n, *both[0]), *_cells(n, *both[1]), KEEPS[n]) for n in KEEPS),
-        goals=tuple(g for shape, measured, pods in both for g in _goals(shape, measured, pods)),
-        notes=(_which(argo), *(f"{n}: {why}" for _, m, _ in both for n, why in m.absent.items())),
+        title=title,
+        about=f"{what}; the same image, the same size of pod, the same Argo. Argo alone runs a line of Python in each. Metaflow's is "
+        "what its `argo-workflows create` makes, less its installing of libraries, which the image has. Seconds from the creation of "
+        "the workflow to its end, with all that comes before the first step and after the last; a step's cost is that divided by the "
+        f"number of steps. {'One round' if ROUNDS == 1 else f'Medians of {ROUNDS} rounds'}. Nothing is reused.",
+        header=("", "seconds", "lowest to highest", "a step", "pods", "what it keeps"),
+        rows=tuple((n, *_cells(n, shape, measured, pods), KEEPS[n]) for n in KEEPS if measured.has(n)),
+        goals=_goals(shape, measured, pods),
+        notes=(_which(argo), *(f"{n}: {why}" for n, why in measured.absent.items())),
     )
 
 
@@ -66,11 +62,9 @@ def _run(here: World, shape: flows.Shape, name: str) -> Ran:
     return here.run(shape.name, overrides=f'{{"step0.seed": {next(_number)}}}')
 
 
-def _cells(name: str, shape: flows.Shape, measured: Measured, pods: dict[str, int]) -> tuple[str, str, str]:
-    if not measured.has(name):
-        return "", "", ""
+def _cells(name: str, shape: flows.Shape, measured: Measured, pods: dict[str, int]) -> tuple[str, str, str, str]:
     seconds = measured.median(name)
-    return f"{short(seconds)} ({measured.spread(name)})", short(seconds / shape.tasks), str(pods[name])
+    return short(seconds), measured.spread(name), short(seconds / shape.tasks), str(pods[name])
 
 
 def _goals(shape: flows.Shape, measured: Measured, pods: dict[str, int]) -> tuple[Goal, ...]:

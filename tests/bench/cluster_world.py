@@ -142,4 +142,4 @@ def world(top: Path) -> Iterator[World]:
         env = {**environment(top), **store_environment(space), "NO_PROXY": "*", "no_proxy": "*", "PATH": os.environ["PATH"]}
         yield World(namespace=NAMESPACE, image=image, env=env, top=top)
     finally:
-        kubectl("delete", "namespace", NAMESPACE, "--wait=false")
+        kubectl("delete", "namespace", NAMESPACE, "--timeout=110s")
