@@ -11,7 +11,7 @@ export TRANSFORMERS_NO_ADVISORY_WARNINGS := 1
 DATA := $(basename $(shell find data -name '*.dvc' -type f))
 
 .NOTPARALLEL:
-.PHONY: help run test lint unit browser bench compile lock clean install test-cluster cluster-up cluster-status cluster-down
+.PHONY: on-cluster help run test lint unit browser bench compile lock clean install test-cluster cluster-up cluster-status cluster-down
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -34,7 +34,11 @@ unit: $(VENV)/installed $(DATA) ## the tests that need no cluster
 	pytest -m "not cluster"
 
 test-cluster: $(VENV)/installed $(DATA) ## the tests that need a cluster, on yours or on one that is brought up for them and taken away
-	@python infra/cluster around pytest -m cluster -n 2 --dist loadfile
+	@python infra/cluster around $(MAKE) --no-print-directory on-cluster
+
+on-cluster: # what test-cluster runs once there is a cluster; first what can go side by side
+	pytest -m "cluster and not alone" -n 3 --dist loadfile
+	pytest -m "cluster and alone"
 
 bench: $(VENV)/installed ## measure, side by side with what one would use instead; writes docs/benchmarks.md
 	python tests/bench/run.py $(if $(ONLY),--only $(ONLY))

@@ -159,7 +159,8 @@ def advantage(side: Scored, other: Floats, params: EvaluateParams) -> Report:
 def against_champion(champion: Report, data: Examples, protected: pa.Table, ours: Scored, params: EvaluateParams) -> Report:
     """The same hold-out rows under the champion. It may have learned from some of them, which flatters it."""
     if champion.get("status") == "none":
-        return {"status": "none"}
+        # Null, not left out: a rule can tell that there is nobody to compare with from a comparison that was not made.
+        return {"status": "none", "auc_over_champion": {"value": None, "low": None, "high": None}}
     if champion.get("status") != "appointed" or not isinstance(champion.get("model"), str):
         raise BadData("champion cannot be read", where="champion", expected="status none, or appointed with name, model and decision_rule")
     import lightgbm as lgb

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import compileall
 import json
 import os
 import shutil
@@ -16,7 +17,7 @@ from typing import Any, NoReturn
 
 import pytest
 
-from tests import s3server
+from tests import s3server, warm
 
 ROOT = Path(__file__).parents[1]
 NAMES = ("Ada Lovelace", "Grace Hopper", "Edith Clarke")
@@ -64,11 +65,19 @@ class Home:
 
     def ask(self, *words: str, cwd: Path | None = None, within: float = 240, **env: str) -> Said:
         """`countersign` with these words."""
-        return self.finish(self.start("-m", "workflows.cli", *words, cwd=cwd, **env), within)
+        return self.python_m("workflows.cli", *words, cwd=cwd, within=within, **env)
+
+    def python_m(self, *words: str, cwd: Path | None = None, within: float = 240, **env: str) -> Said:
+        """`python -m` with these words, to its end."""
+        env = {**self.env, **env}
+        if not warm.suits(env):
+            return self.finish(self.start("-m", *words, cwd=cwd, **env), within)
+        code, out, err = warm.starter().run(words, cwd=cwd or self.path, env=env, within=within)
+        return Said(code=code, out=out, err=err)
 
     def drive(self, *words: str, **env: str) -> Said:
         """One task, as DVC or Argo start it."""
-        return self.finish(self.start("-m", "workflows.run.driver", *words, **env))
+        return self.python_m("workflows.run.driver", *words, **env)
 
     def hold(self) -> subprocess.Popen[str]:
         """A run whose two slow steps are at work, and stay so until `let_go`."""
@@ -143,6 +152,8 @@ def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
     git(top, "init", "-q")
     git(top, "add", "-A")
     git(top, "commit", "-qm", "toy")
+    for package in ("workflows", "steps"):  # else the first command of every test would compile them anew
+        compileall.compile_dir(top / package, quiet=2)
     return top
 
 

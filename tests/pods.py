@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import compileall
 import http.client
+import py_compile
+import shutil
 import subprocess
 import threading
 from collections.abc import Iterator, Sequence
@@ -23,19 +26,29 @@ NOBODY = {"KUBERNETES_SERVICE_HOST": "127.0.0.1", "KUBERNETES_SERVICE_PORT": "1"
 
 @dataclass(kw_only=True)
 class Pods:
-    """The published code of a checkout, and what the pods of one workflow are told."""
+    """The published code of a checkout, what the pods of one workflow are told, and what they put out."""
 
     home: Home
     server: Server
     url: str
     pipeline: str
     scratch: Path
-    revision: str = ""
     uid: str = "uid-1"
+    revision: str = ""
+    """The commit that the code is said to be of; the checkout's own where it is empty."""
     env: dict[str, str] = field(default_factory=dict)
-    plan: str = ""
-    run: str = ""
-    started: int = 0
+    """What every pod is told beside."""
+    files: bytes = field(init=False, repr=False, default=b"")
+    code: str = field(init=False, default="")
+    outputs: dict[str, dict[str, str]] = field(init=False, default_factory=dict)
+    """What each task put out, by its name: `plan`, `work@a`."""
+    message: str = field(init=False, default="")
+    """What the last pod left for its node."""
+    started: int = field(init=False, default=0)
+
+    @property
+    def run(self) -> str:
+        return self.outputs["plan"]["run"]
 
     def publish(self) -> None:
         """The code as it lies in the checkout, and the data that its pointer files name."""
@@ -48,34 +61,64 @@ class Pods:
 
     def go(self, tasks: Sequence[tuple[str, str | None]], **sealing: str) -> Said:
         """Plan, run every task in order, seal; what the exit handler said."""
-        self.planned()
-        for step, item in tasks:
-            words = (self.pipeline, step) if item is None else (self.pipeline, step, "--item", item)
-            said = self.pod("workflows.run.driver", *words, COUNTERSIGN_PLAN=self.plan)
-            assert said.code == 0, said.err
+        said = self.plan()
+        assert said.code == 0, said.err
+        self.steps(tasks)
         return self.seal(**sealing)
 
-    def planned(self) -> None:
-        said = self.pod("workflows.cluster", "plan", self.pipeline, COUNTERSIGN_REVISION=self.revision)
-        assert said.code == 0, said.err
-        self.plan, self.run = (self._last / "out/plan").read_text(), (self._last / "out/run").read_text()
+    def plan(self, **env: str) -> Said:
+        return self.pod("workflows.cluster", "plan", self.pipeline, COUNTERSIGN_REVISION=self.revision, **env)
 
-    def seal(self, **env: str) -> Said:
-        names = {"COUNTERSIGN_WORKFLOW_NAME": "some-workflow", "COUNTERSIGN_NAMESPACE": "countersign"}
-        return self.pod("workflows.cluster", "seal", self.pipeline, **names, **NOBODY, **env)
+    def steps(self, tasks: Sequence[tuple[str, str | None]]) -> None:
+        for name, item in tasks:
+            said = self.step(name, item)
+            assert said.code == 0, said.err
+
+    def step(self, name: str, item: str | None = None, **env: str) -> Said:
+        words = (name,) if item is None else (name, "--item", item)
+        return self.pod("workflows.run.driver", self.pipeline, *words, **{"COUNTERSIGN_PLAN": self.outputs["plan"]["plan"], **env})
+
+    def seal(self, failures: str = "", **env: str) -> Said:
+        """The exit handler. Nobody answers as the cluster's API, so noting the root on the workflow fails after the seal."""
+        names = {"COUNTERSIGN_WORKFLOW_NAME": f"{self.pipeline}-1", "COUNTERSIGN_NAMESPACE": "countersign"}
+        return self.pod("workflows.cluster", "seal", self.pipeline, COUNTERSIGN_FAILURES=failures, **names, **NOBODY, **env)
 
     def pod(self, module: str, *words: str, **env: str) -> Said:
-        """Run a program where only the code is."""
+        """Run a program where only the code is, and note what it puts out."""
+        home = self._folder(env)
+        said = home.python_m(module, *words)
+        out, message = home.path / "out", home.path / "message"
+        name = "@".join(w for w in words[1:] if w != "--item") if module.endswith("driver") else words[0]
+        self.outputs[name] = {p.name: p.read_text() for p in out.glob("*")}
+        self.message = message.read_text() if message.exists() else ""
+        return said
+
+    def begin(self, module: str, *words: str, **env: str) -> tuple[Home, subprocess.Popen[str]]:
+        """A pod that has begun, and its folder."""
+        home = self._folder(env)
+        return home, home.start("-m", module, *words)
+
+    def _folder(self, env: dict[str, str]) -> Home:
+        """A folder with the code and nothing else, and what a pod there is told."""
         self.started += 1
-        self._last = self.scratch / f"pod{self.started}"
-        self._last.mkdir(parents=True)
-        (self._last / "code.tar").write_bytes(self.files)
-        subprocess.run(["tar", "-xf", self._last / "code.tar", "-C", self._last], check=True)
-        (self._last / "code.tar").unlink()
+        top = self.scratch / f"pod{self.started}"
+        shutil.copytree(self._unpacked(), top)
         told = {"COUNTERSIGN_STORE": self.url, "COUNTERSIGN_WORKFLOW": self.uid, "COUNTERSIGN_CODE": self.code}
-        told |= {"COUNTERSIGN_OUTPUTS": str(self._last / "out")}
-        home = Home(path=self._last, env={**self.home.env, **self.server.env, **self.env})
-        return home.finish(home.start("-m", module, *words, **told, **env))
+        told |= {"COUNTERSIGN_OUTPUTS": str(top / "out"), "COUNTERSIGN_MESSAGE": str(top / "message")}
+        return Home(path=top, env={**self.home.env, **self.server.env, **self.env, **told, **env})
+
+    def _unpacked(self) -> Path:
+        """The code as its archive has it, compiled once for all pods."""
+        top = self.scratch / f"code-{self.code[:16]}"
+        if not top.exists():
+            top.mkdir(parents=True)
+            subprocess.run(["tar", "-x", "-C", top], input=self.files, check=True)
+            compileall.compile_dir(top, quiet=2, invalidation_mode=py_compile.PycInvalidationMode.UNCHECKED_HASH)
+        return top
+
+    def ask(self, *words: str) -> Said:
+        """`countersign` in the checkout, on the store that the pods use."""
+        return self.home.ask(*words, **self.server.env, COUNTERSIGN_STORE=self.url)
 
     def _put(self, data: bytes) -> str:
         d = digest.of_bytes(data)
@@ -104,15 +147,15 @@ REFUSED = b'<?xml version="1.0" encoding="UTF-8"?><Error><Code>AccessDenied</Cod
 
 
 @contextmanager
-def read_only(server: Server) -> Iterator[ReadOnly]:
-    """Reads go to the server as they are, signature and all; whatever else is asked is refused."""
+def read_only(endpoint: str) -> Iterator[ReadOnly]:
+    """Reads go to the S3 server at `endpoint` as they are, signature and all; whatever else is asked is refused."""
     way = ReadOnly(port=0)
 
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
 
         def do_GET(self) -> None:
-            there = http.client.HTTPConnection(urlsplit(server.endpoint).netloc, timeout=60)
+            there = http.client.HTTPConnection(urlsplit(endpoint).netloc, timeout=60)
             there.putrequest(self.command, self.path, skip_host=True, skip_accept_encoding=True)
             for name, value in self.headers.items():
                 there.putheader(name, value)

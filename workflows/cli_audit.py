@@ -138,7 +138,7 @@ def reproduce(
     warnings = again.warnings_of(original)
     show_runs.envelope(warnings)
     with tempfile.TemporaryDirectory(prefix="countersign-") as scratch:
-        workspace = into or Path(scratch) / "workspace"
+        workspace = into.absolute() if into else Path(scratch) / "workspace"  # the second run has another current folder
         code = again.prepare(original, root, workspace)
         answer = again.execute(original, workspace)
         second = local_store(workspace)

@@ -165,6 +165,8 @@ class Schedule:
     """An IANA name, such as `America/New_York`. In it, an hour can be skipped or come twice; `UTC` has neither."""
     champion: Source
     """The model now in use. Nobody watches a scheduled run, so a gate must read what was found by comparing with it."""
+    compared: str
+    """What was found: the dotted path of a measure in that report. The gate's policy must have a rule on it, or on a key below."""
     overlap: Overlap = Overlap.FORBID
     deadline: int = 3600
     """Seconds in which a missed time is made up for, once, however many were missed. 0: never."""
@@ -385,6 +387,9 @@ def _schedule(pipeline: Pipeline) -> list[Problem]:
     if not _is_time_zone(schedule.time_zone):
         wanted = "an IANA name, such as Europe/Zurich or UTC"
         found.append(Problem(what="unknown time zone", where=where, expected=wanted, got=repr(schedule.time_zone)))
+    if not re.fullmatch(r"[^.\s]+(\.[^.\s]+)*", schedule.compared):
+        wanted = "the dotted path of a measure in the report, such as champion.auc_over_champion"
+        found.append(Problem(what="bad comparison", where=where, expected=wanted, got=repr(schedule.compared)))
     if schedule.deadline < 0:
         found.append(Problem(what="bad deadline", where=where, expected="seconds, 0 or more", got=str(schedule.deadline)))
     return [*found, *_champion(pipeline, schedule.champion, where)]
@@ -406,8 +411,13 @@ def _champion(pipeline: Pipeline, champion: Source, where: str) -> list[Problem]
     comparing = [s for s in pipeline.steps if champion in s.inputs]
     if not comparing:
         return [Problem(what=f"no step reads the champion {champion.name}", where=where)]
-    compared = {a.name for s in comparing for a in s.outputs}
-    if not any(g.reads.name in compared for s in pipeline.steps for g in s.gates):
+    if not comparing_gates(pipeline, champion):
         wanted = f"a gate that reads a report of {' or '.join(s.name for s in comparing)}"
         return [Problem(what="no gate reads the comparison with the champion", where=where, expected=wanted)]
     return []
+
+
+def comparing_gates(pipeline: Pipeline, champion: Source) -> list[str]:
+    """Names of the gates that read a report of a step that reads the champion."""
+    reports = {a.name for s in pipeline.steps if champion in s.inputs for a in s.outputs}
+    return [g.name for s in pipeline.steps for g in s.gates if g.reads.name in reports]

@@ -159,6 +159,7 @@ pipeline = Pipeline(
         cron=("0 5 * * mon",),
         time_zone="America/New_York",
         champion=champion,
+        compared="champion.auc_over_champion",
         deadline=6 * 3600,
         description="Weekly, before the bank opens; a Monday morning on which the cluster was down is made up for",
     ),

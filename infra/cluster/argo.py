@@ -9,6 +9,8 @@ from collections.abc import Iterator, Mapping
 from functools import partial
 from pathlib import Path
 
+from ruamel.yaml import YAML
+
 from infra.cluster.choose import Kind
 from infra.cluster.kube import Kube
 from infra.cluster.loading import by_digest, load_kind, load_local
@@ -59,8 +61,7 @@ def secrets_phase(kube: Kube, name: str, words: tuple[str | Path, ...]) -> Phase
 def apply(kube: Kube, folder: Path) -> None:
     manifests = kube.do("kustomize", folder)
     apply_until_known(kube, manifests)
-    wanted = deployments_in(kube, manifests)
-    wait_for_all(kube, wanted)
+    wait_for_all(kube, deployments_in(manifests))
 
 
 def apply_until_known(kube: Kube, manifests: str) -> None:
@@ -74,17 +75,11 @@ def apply_until_known(kube: Kube, manifests: str) -> None:
         kube.apply(manifests)
 
 
-def deployments_in(kube: Kube, manifests: str) -> list[str]:
-    deployments = only_deployments(manifests)
-    if not deployments:  # kubectl takes an empty list for a mistake
-        return []
-    listed = json.loads(kube.do("create", "--dry-run=client", "--validate=false", "-o", "json", "-f", "-", stdin=deployments))
-    items = listed["items"] if listed["kind"] == "List" else [listed]
-    return [f"{d['metadata'].get('namespace', 'default')}/{d['metadata']['name']}" for d in items]
-
-
-def only_deployments(manifests: str) -> str:
-    return "\n---\n".join(d for d in manifests.split("\n---\n") if "\nkind: Deployment\n" in f"\n{d}")
+def deployments_in(manifests: str) -> list[str]:
+    """`namespace/name` of each. Only their own text is read as YAML: all of Argo's definitions would take a minute."""
+    texts = [d for d in manifests.split("---\n") if "\nkind: Deployment\n" in f"\n{d}"]
+    found = [YAML(typ="safe").load(t)["metadata"] for t in texts]
+    return [f"{m.get('namespace', 'default')}/{m['name']}" for m in found]
 
 
 def wait_for_all(kube: Kube, names: list[str]) -> None:

@@ -110,7 +110,7 @@ def next_commands(places: Places, kind: Kind) -> str:
     if kind is Kind.EXISTING:
         return f"""The cluster answers. Nothing was installed on it unless you named an overlay.
   kubeconfig  {from_environment()}
-  install     kubectl apply --server-side -k infra/argo/overlays/dev   (docs/cluster.md)"""
+  install     kubectl apply --server-side -k infra/argo/overlays/dev   (docs/install.md)"""
     return f"""The cluster is up.
   kubeconfig  {places.kubeconfig}
   use it      export KUBECONFIG={places.kubeconfig} PATH={places.bin}:$PATH

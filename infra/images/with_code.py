@@ -49,7 +49,7 @@ LARGEST = 256 * 1024 * 1024  # code, not data: it is read whole
 TRIES = 3  # of reading a body; a request has its own
 WAIT = 0.5  # seconds before the second try
 USAGE = "with_code.py python -m MODULE [ARGUMENT...]"
-TEMPORARY = ("ExpiredToken", "InternalError", "RequestTimeTooSkewed", "RequestTimeout", "ServiceUnavailable", "SlowDown")
+TEMPORARY = ("ExpiredToken", "InternalError", "RequestTimeout", "ServiceUnavailable", "SlowDown")
 SERVER_ERROR = 500  # where HTTP's own begin
 FULL = (errno.ENOSPC, errno.EDQUOT)
 SESSION = botocore.session.get_session()
@@ -190,9 +190,11 @@ def answered(error: boto.ClientError, wanted: Wanted) -> NoReturn:
         raise Refused(
             4, f"{wanted.place}: the code with sha256 {wanted.sha256} is missing; submit the pipeline again to store it"
         ) from None
+    if name == "RequestTimeTooSkewed":
+        said = "the clock of this node, or the store's, is off by more than 15 minutes; set it right (NTP), or cordon the node"
+        raise Refused(75, f"{wanted.place}: {said}") from None
     if name in TEMPORARY or status >= SERVER_ERROR:
-        hint = "; is this machine's clock right?" if name == "RequestTimeTooSkewed" else ""
-        raise Refused(75, f"{wanted.place}: the store is away: {plain(error)}{hint}") from None
+        raise Refused(75, f"{wanted.place}: the store is away: {plain(error)}") from None
     raise Refused(2, f"{wanted.place}: {plain(error)}; check COUNTERSIGN_STORE and the Secret with the AWS_* variables") from None
 
 

@@ -21,6 +21,8 @@ from workflows.cluster.reading import progress
 
 PATIENCE = 300.0  # seconds for a workflow to come to where a test wants it
 SOURCE = "countersign"  # the namespace whose secrets and settings tests copy
+SERVERS = ("resourceVersion", "uid", "creationTimestamp", "generation", "managedFields")
+LAST_APPLIED = "kubectl.kubernetes.io/last-applied-configuration"
 SECRETS = ("countersign-store", "countersign-signing-key", "countersign-masking-key", "countersign-artifacts")
 
 
@@ -57,6 +59,12 @@ class Space:
     def patch(self, kind: str, name: str, change: Mapping[str, Any]) -> None:
         self.kubectl("patch", kind, name, "--type=merge", "-p", json.dumps(change))
 
+    def replace(self, changed: Mapping[str, Any]) -> None:
+        """Put an object that was read and changed back, without what the server wrote, which `apply` notes and trips over."""
+        own = {k: v for k, v in changed["metadata"].items() if k not in SERVERS}
+        own["annotations"] = {k: v for k, v in own.get("annotations", {}).items() if k != LAST_APPLIED}
+        self.kubectl("apply", "-f", "-", given=json.dumps({**changed, "metadata": own}))
+
     @contextmanager
     def without(self, kind: str, name: str) -> Iterator[None]:
         """While this lasts, the object is not there."""
@@ -65,9 +73,7 @@ class Space:
         try:
             yield
         finally:
-            for key in ("resourceVersion", "uid", "creationTimestamp", "managedFields"):
-                kept["metadata"].pop(key, None)
-            self.kubectl("apply", "-f", "-", given=json.dumps(kept))
+            self.replace(kept)
 
 
 @dataclass(kw_only=True)

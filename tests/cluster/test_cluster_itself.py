@@ -23,7 +23,7 @@ from infra.cluster import down, images, loading, network, node, programs, servic
 from infra.cluster.kube import Kube, connect
 from infra.cluster.settings import BUCKET, NAME, ROOT, Places
 
-pytestmark = [pytest.mark.cluster, pytest.mark.slow, pytest.mark.timeout(1800)]
+pytestmark = [pytest.mark.cluster, pytest.mark.alone, pytest.mark.slow, pytest.mark.timeout(1800)]
 PLACES = Places.from_environment()
 DAEMONS = ("containerd", "kubelet", "kube-proxy")
 

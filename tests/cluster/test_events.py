@@ -384,7 +384,7 @@ def test_a_web_hooks_secret_that_would_check_nothing_is_not_let_in(world: World)
 
 
 def test_a_schedule_names_its_runs_after_the_time_they_were_due(world: World) -> None:
-    schedule = Schedule(cron=("* * * * *",), time_zone="Europe/Zurich", champion=people)
+    schedule = Schedule(cron=("* * * * *",), time_zone="Europe/Zurich", champion=people, compared="auc")
     pipeline: Pipeline = replace(DECLARED.pipeline, schedule=schedule)
     kubectl("apply", "--namespace", world.staging, "--filename", "-", stdin=schedules.cron_workflow(pipeline, schedule))
     try:

@@ -65,6 +65,7 @@ def test_a_pod_that_is_told_to_end_leaves_a_record_and_is_run_again(toy: Toy) ->
     assert [s["outcome"] for s in toy.steps(sound(toy, name)) if s["task"] == "work@a"] == ["failed", "done"]
 
 
+@pytest.mark.alone
 def test_a_killed_controller_loses_nothing(toy: Toy) -> None:
     name = toy.submit(*SLOW)
     toy.until(name, "work(0:a)", Phase.RUNNING)
@@ -73,6 +74,7 @@ def test_a_killed_controller_loses_nothing(toy: Toy) -> None:
     assert len(toy.steps(sound(toy, name))) == 4
 
 
+@pytest.mark.alone
 def test_a_store_that_is_away_for_half_a_minute(toy: Toy) -> None:
     name = toy.submit(*SLOW)
     toy.until(name, "work(0:a)", Phase.RUNNING)
@@ -157,7 +159,7 @@ def test_a_full_disk_leaves_nothing_half_written(toy: Toy) -> None:
         v if v["name"] != "work" else {"name": "work", "emptyDir": {"medium": "Memory", "sizeLimit": "2Mi"}} for v in template["volumes"]
     ]
     template["retryStrategy"]["limit"] = "1"
-    toy.space.kubectl("apply", "-f", "-", given=json.dumps(manifest))
+    toy.space.replace(manifest)
     toy.home.write(
         "steps/toy.py", toy.home.read("steps/toy.py").replace(b'return Worked({"which"', b'return Worked({"much": "x" * 9_000_000, "which"')
     )
@@ -219,7 +221,7 @@ def test_a_template_that_changes_in_a_run_changes_nothing_in_it(toy: Toy) -> Non
     manifest = toy.space.get("workflowtemplate", "toy")
     join = next(t for t in manifest["spec"]["templates"] if t["name"] == "join")
     join["container"]["args"] = ["python", "-m", "workflows.run.driver", "toy", "nothing"]
-    toy.space.kubectl("apply", "-f", "-", given=json.dumps(manifest))
+    toy.space.replace(manifest)
     assert toy.ended(name).phase is Phase.SUCCEEDED
     sound(toy, name)
 

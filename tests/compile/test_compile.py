@@ -146,6 +146,10 @@ def test_a_gpu_step_asks_for_one_and_only_it() -> None:
     templates = {t["name"]: t for t in both_readers(argo.workflow_template(DECLARED))["spec"]["templates"]}
     wants = {n: "nvidia.com/gpu" in str(t.get("container", {}).get("resources", {})) for n, t in templates.items()}
     assert [name for name, gpu in wants.items() if gpu] == ["train-it"]
+    assert templates["train-it"]["container"]["resources"]["limits"]["nvidia.com/gpu"] == "1"
+    assert templates["train-it"]["nodeSelector"] == {"nvidia.com/gpu.present": "true"}
+    assert templates["train-it"]["tolerations"] == [{"key": "nvidia.com/gpu", "operator": "Exists", "effect": "NoSchedule"}]
+    assert not [name for name, t in templates.items() if name != "train-it" and ("nodeSelector" in t or "tolerations" in t)]
 
 
 def test_only_what_may_pass_by_itself_is_retried() -> None:
@@ -189,14 +193,14 @@ def declarations(draw: st.DrawFn) -> Declared:
     return Declared(pipeline=pipeline, steps=facts, policies={})
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(declarations())
 def test_both_back_ends_say_the_same_of_any_declaration(declared: Declared) -> None:
     assert problems_of(declared.pipeline) == []
     same(declared)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(st.dictionaries(texts, values, max_size=4))
 def test_any_value_reads_back_under_both_readers(value: dict[str, Any]) -> None:
     assert YAML(typ="safe", pure=True).load(dump(value, "x")) == value

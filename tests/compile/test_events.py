@@ -37,7 +37,13 @@ TRIGGERS = Triggers.model_validate_json(
     )
 )
 SCHEDULE = Schedule(
-    cron=("0 5 * * mon", "30 17 1 * *"), time_zone="Europe/Zurich", champion=people, overlap=Overlap.REPLACE, deadline=0, description="yes"
+    cron=("0 5 * * mon", "30 17 1 * *"),
+    time_zone="Europe/Zurich",
+    champion=people,
+    compared="auc",
+    overlap=Overlap.REPLACE,
+    deadline=0,
+    description="yes",
 )
 TEXTS = events.manifests(TRIGGERS, [DECLARED])
 FILES = {path.removeprefix(f"{events.FOLDER}/"): text for path, text in TEXTS.items()}
@@ -266,7 +272,7 @@ def test_names_stay_unique_and_fit_a_label_however_long_or_strange_the_branch_is
 
 def test_a_schedule_says_when_in_which_zone_and_what_becomes_of_missed_runs() -> None:
     spec = yaml.safe_load(GOLDENS["an-example-schedule.yaml"])["spec"]
-    assert (spec["schedules"], spec["timezone"]) == (["0 5 * * mon", "30 17 1 * *"], "Europe/Zurich")
+    assert (spec["schedules"], spec["timezone"]) == (["0 5 * * 1", "30 17 1 * *"], "Europe/Zurich")
     assert (spec["concurrencyPolicy"], spec["startingDeadlineSeconds"]) == ("Replace", 0)
     given = {p["name"]: p["value"] for p in spec["workflowSpec"]["arguments"]["parameters"]}
     assert given == {"scheduled": "{{workflow.scheduledTime}}", "parameters": "code"}

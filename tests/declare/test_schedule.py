@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from typing import Any
 
@@ -23,7 +24,7 @@ JUDGE = Step(
     gates=(Gate(name="better", reads=comparison),),
     verdicts=verdicts,
 )
-SOUND = Schedule(cron=("0 5 * * mon",), time_zone="Europe/Zurich", champion=champion)
+SOUND = Schedule(cron=("0 5 * * mon",), time_zone="Europe/Zurich", champion=champion, compared="auc_over_champion")
 
 
 def said(*, steps: tuple[Step, ...] = (COMPARE, JUDGE), **how: Any) -> list[str]:
@@ -44,6 +45,8 @@ def test_a_sound_schedule_has_no_problems() -> None:
             "it: schedule: unknown time zone; expected an IANA name, such as Europe/Zurich or UTC, got 'Mars/Olympus'",
         ),
         ({"time_zone": "/etc/localtime"}, "it: schedule: unknown time zone"),
+        ({"compared": ""}, "it: schedule: bad comparison; expected the dotted path of a measure in the report, such as "),
+        ({"compared": "a..b"}, "it: schedule: bad comparison"),
         ({"deadline": -1}, "it: schedule: bad deadline; expected seconds, 0 or more, got -1"),
         ({"champion": replace(champion, name="other")}, "it: schedule: no step reads the champion other"),
         (
@@ -92,6 +95,15 @@ STRICTER = ("1, * * * *", "@daily", "@every 1h")  # the last has no time of its 
 @pytest.mark.parametrize("line", GOOD)
 def test_lines_that_argo_takes(line: str) -> None:
     assert cron.problem_of(line) is None
+
+
+@pytest.mark.parametrize("line", GOOD)
+def test_lines_are_installed_in_numbers_and_mean_the_same(line: str) -> None:
+    """The pattern is that of Argo's own definition of a CronWorkflow: `kubectl apply` of a line with a name in it is refused."""
+    written = cron.in_numbers(line)
+    assert re.fullmatch(r"([0-9*,/?-]+\s+){4}[0-9*,/?-]+", written)
+    assert cron.problem_of(written) is None
+    assert cron.in_numbers("*/15 0-6 1,15 jan-mar MON-fri") == "*/15 0-6 1,15 1-3 1-5"
 
 
 @pytest.mark.parametrize("line", BAD + STRICTER)

@@ -11,7 +11,6 @@ import sys
 import tarfile
 from io import BytesIO
 from pathlib import Path
-from typing import Any, cast
 
 import pytest
 
@@ -381,6 +380,10 @@ def test_down_without_a_cluster_is_done_at_once(tmp_path: Path) -> None:
     assert (said.returncode, "left as it is" in said.stdout) == (0, True)
 
 
-def test_an_overlay_without_deployments_has_none_to_wait_for() -> None:
-    """kubectl refuses an empty list, and is not asked."""
-    assert argo.deployments_in(cast("Any", None), "apiVersion: v1\nkind: Service\nmetadata: {name: x}\n") == []
+def test_the_deployments_of_an_overlay_are_waited_for() -> None:
+    def named(kind: str, meta: str) -> str:
+        return f"apiVersion: v1\nkind: {kind}\nmetadata: {meta}\n"
+
+    parts = [named("Deployment", "{name: a, namespace: argo}"), named("Service", "{name: x}"), "", named("Deployment", "{name: b}")]
+    assert argo.deployments_in("---\n".join(parts)) == ["argo/a", "default/b"]
+    assert argo.deployments_in(parts[1]) == []

@@ -23,17 +23,23 @@ ENVIRONMENTS = {"local": "countersign", "dev": "dev", "staging": "staging", "pro
 """Overlay -> its namespace."""
 INSTALLS = ("controller", "overlays/local/argo", "overlays/local/archive")
 
-RESULTS = ({"argoproj.io"}, {"workflowtaskresults"}, {"create", "patch"})
-RULES = {
+Rule = tuple[set[str], ...]
+RESULTS: Rule = ({"argoproj.io"}, {"workflowtaskresults"}, {"create", "patch"})
+RULES: dict[str, list[Rule]] = {
     "countersign-step": [RESULTS],
     "countersign-sealer": [RESULTS, ({"argoproj.io"}, {"workflows"}, {"get", "patch"})],
     "countersign-submitter": [
         ({"argoproj.io"}, {"workflows"}, {"create", "get", "list", "watch"}),
         ({"argoproj.io"}, {"workflowtemplates"}, {"get"}),
     ],
+    "countersign-publisher": [
+        ({""}, {"configmaps"}, {"get", "patch"}, {"countersign"}),
+        ({"argoproj.io"}, {"workflowtemplates"}, {"create", "get", "patch"}),
+    ],
+    "countersign-auditor": [({"argoproj.io"}, {"workflows"}, {"get", "list"})],
     "promoter": [RESULTS],
 }
-"""Account -> all that it may do."""
+"""Account -> all that it may do: groups, resources, verbs, and names where only those of that name are meant."""
 
 Objects = list[dict[str, Any]]
 
@@ -54,6 +60,12 @@ def render(folder: str) -> Objects:
 
 def of(objects: Objects, kind: str) -> dict[str, dict[str, Any]]:
     return {o["metadata"]["name"]: o for o in objects if o["kind"] == kind}
+
+
+def rule_of(raw: dict[str, Any]) -> Rule:
+    """A rule as `RULES` lists it."""
+    named = [set(raw["resourceNames"])] if raw.get("resourceNames") else []
+    return (set(raw["apiGroups"]), set(raw["resources"]), set(raw["verbs"]), *named)
 
 
 def secrets_in(value: Any) -> Iterator[str]:
@@ -108,8 +120,8 @@ def test_an_account_may_do_what_is_listed_and_nothing_else(environment: Objects)
     assert all([(s["kind"], s["name"]) for s in b["subjects"]] == [("ServiceAccount", b["metadata"]["name"])] for b in bound)
     for account, expected in RULES.items():
         rules = of(environment, "Role")[account]["rules"]
-        assert [(set(r["apiGroups"]), set(r["resources"]), set(r["verbs"])) for r in rules] == expected
-        assert all(set(r) == {"apiGroups", "resources", "verbs"} for r in rules)
+        assert [rule_of(r) for r in rules] == expected
+        assert all(set(r) <= {"apiGroups", "resources", "verbs", "resourceNames"} for r in rules)
 
 
 def test_only_the_local_server_has_rights_of_its_own() -> None:

@@ -320,7 +320,7 @@ def test_a_store_in_trouble_is_temporary(pod: Pod) -> None:
 
 def test_a_clock_that_is_off_is_temporary_and_named(pod: Pod) -> None:
     with answering(403, "RequestTimeTooSkewed") as url:
-        refuses(pod.run(COUNTERSIGN_CODE=reference(b"x"), AWS_ENDPOINT_URL_S3=url), 75, "clock")
+        refuses(pod.run(COUNTERSIGN_CODE=reference(b"x"), AWS_ENDPOINT_URL_S3=url), 75, "clock", "set it right")
 
 
 def test_a_body_that_breaks_off_is_asked_for_again(pod: Pod) -> None:

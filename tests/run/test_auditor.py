@@ -47,7 +47,7 @@ def sealed(pods: Pods) -> Pods:
 
 @pytest.fixture
 def way(s3_server: s3server.Server) -> Iterator[ReadOnly]:
-    with read_only(s3_server) as way:
+    with read_only(s3_server.endpoint) as way:
         yield way
     assert way.tried == [], "a reader tried to write"
 

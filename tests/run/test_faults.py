@@ -248,8 +248,8 @@ run_task(session, open_journal(session.store, session.plan_id(), session.holder)
     assert said.code in {0, 75}
     said = home.drive("toy", "work", "--item", "a")
     assert said.code == 75, said.err
-    assert "the clock was set back" in said.err
-    assert "hint: set the clock right and run again" in said.err
+    assert "a clock is wrong: by the clock here, what this step builds on was finished in the future" in said.err
+    assert "hint: set right the clock of this machine, or of the one that ran pick, and run again" in said.err
 
 
 # --- Artifacts and keys

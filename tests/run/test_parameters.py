@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from tests.conftest import Home
+from workflows.errors import BadInput
 from workflows.loan_approval import pipeline
+from workflows.prove import canonical
+from workflows.prove.gate import judge
 from workflows.run import parameters
 
 ROOT = Path(__file__).parents[2]
@@ -19,6 +24,17 @@ def test_an_override_of_one_step_leaves_others_that_repeat_its_values() -> None:
     assert plain["tune"]["profile"] == plain["train"]["profile"]
     set_ = parameters.read(ROOT, pipeline, {"train.profile.num_threads": 2}).sections
     assert (set_["train"]["profile"]["num_threads"], set_["tune"]["profile"]["num_threads"]) == (2, 1)
+
+
+def test_what_a_plan_has_sorted_is_put_back_in_the_file_s_order() -> None:
+    """Every mapping, those in lists too; what an override added stands behind what the file has."""
+    read = parameters.read(ROOT, pipeline, {})
+    sorted_ = replace(read, sections=canonical.decode(canonical.encode(read.sections)))
+    assert json.dumps(sorted_.sections) != json.dumps(read.sections)
+    assert json.dumps(parameters.as_written(ROOT, pipeline, sorted_).sections) == json.dumps(read.sections)
+    sorted_.sections["mask"]["tokens"] = {"a_new": "name", "application_id": "other"}
+    tokens = parameters.as_written(ROOT, pipeline, sorted_).sections["mask"]["tokens"]
+    assert list(tokens.items()) == [("application_id", "other"), ("a_new", "name")]
 
 
 def test_a_wrong_declaration_and_wrong_parameters_are_told_at_once(home: Home) -> None:
@@ -59,3 +75,31 @@ def test_code_that_cannot_be_imported_is_named_with_its_error(home: Home, name: 
     assert said.code == 2, said.err
     assert message in said.err
     assert "Traceback" not in said.err
+
+
+def test_a_scheduled_pipeline_whose_policy_never_asks_for_the_comparison_is_refused() -> None:
+    """The champion is compared with before anything is done with a new model: a gate that reads the comparison and asks nothing is none."""
+    assert pipeline.schedule
+    careless = replace(pipeline, schedule=replace(pipeline.schedule, compared="champion.gini"))
+    with pytest.raises(BadInput) as error:
+        parameters.read(ROOT, careless, {})
+    (problem,) = map(str, error.value.problems)
+    assert problem.startswith("params/policies/loan_approval.yaml: performance: it runs by schedule, and no rule asks how the new")
+    assert problem.endswith("expected a rule on champion.gini")
+    assert parameters.read(ROOT, replace(careless, schedule=None), {}).rules, "nobody is asked who looks on"
+
+
+@pytest.mark.parametrize(
+    ("champion", "says"),
+    [
+        ({"auc_over_champion": {"value": None, "low": None, "high": None}}, "yes"),
+        ({"auc_over_champion": {"value": -0.01, "low": -0.03, "high": 0.0}}, "yes"),
+        ({"auc_over_champion": {"value": -0.02, "low": -0.03, "high": -0.001}}, "no"),
+        ({"auc_over_champion": None}, "no"),
+        ({}, "no"),
+    ],
+    ids=["nobody-in-use", "no-worse-than-chance", "worse", "not-compared", "no-champion-at-all"],
+)
+def test_a_model_that_is_worse_than_the_champion_or_was_not_compared_is_refused(champion: object, says: str) -> None:
+    rules = [r for r in parameters.read(ROOT, pipeline, {}).rules["performance"] if r.metric.startswith("champion.")]
+    assert judge("performance", "evaluation", rules, {"champion": champion}).says == says

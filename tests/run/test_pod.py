@@ -6,132 +6,44 @@ import itertools
 import json
 import os
 import signal
-import subprocess
 import time
-from collections.abc import Iterator
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
-import boto3
 import pytest
-from moto.server import ThreadedMotoServer
 
-from tests.conftest import Home, Said
+from tests import s3server
+from tests.conftest import Home
+from tests.pods import Pods
+from workflows.compile import dvc_lock
 from workflows.errors import NotVerified
 from workflows.prove import digest
 from workflows.prove.record import Item
 from workflows.run.planned import Plan, read_plan, write_plan
-from workflows.run.session import archive, last_claimed, local_store, open_journal, tree_files
+from workflows.run.session import last_claimed, local_store, open_journal
 
-BUCKETS = itertools.count(1)
+PREFIXES = itertools.count(1)
 TASKS = (("pick", None), ("work", "a"), ("work", "b"), ("join", None))
 
 
-@pytest.fixture(scope="module")
-def server() -> Iterator[str]:
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    yield f"http://{host}:{port}"
-    server.stop()
-
-
-@dataclass(kw_only=True)
-class Cluster:
-    """A bucket, the code that was published into it, and what a workflow's pods are told."""
-
-    home: Home
-    scratch: Path
-    env: dict[str, str]
-    client: Any
-    code: str = ""
-    files: bytes = b""
-    uid: str = "uid-1"
-    outputs: dict[str, dict[str, str]] = field(default_factory=dict)
-    pods: int = 0
-
-    def publish(self) -> None:
-        """Put the checkout's code where pods find it."""
-        self.files = archive(self.home.path, tree_files(self.home.path))
-        d = digest.of_bytes(self.files)
-        bucket = self.env["COUNTERSIGN_STORE"].removeprefix("s3://")
-        self.client.put_object(Bucket=bucket, Key=f"files/md5/{d.md5[:2]}/{d.md5[2:]}", Body=self.files)
-        self.code = f"{d.sha256}:{d.md5}:{d.size}"
-
-    def pod(self, module: str, *words: str, **env: str) -> Said:
-        """Run a program where only the code is, and note what it puts out."""
-        self.pods += 1
-        top = self.scratch / f"pod{self.pods}"
-        top.mkdir()
-        with (self.scratch / "code.tar").open("wb") as file:
-            file.write(self.files)
-        subprocess.run(["tar", "-xf", self.scratch / "code.tar", "-C", top], check=True)
-        out = top / "out"
-        told = {"COUNTERSIGN_WORKFLOW": self.uid, "COUNTERSIGN_CODE": self.code, "COUNTERSIGN_OUTPUTS": str(out)}
-        told["COUNTERSIGN_MESSAGE"] = str(top / "message")
-        home = Home(path=top, env=self.home.env)
-        said = home.finish(home.start("-m", module, *words, **{**self.env, **told, **env}))
-        name = "@".join(words[1:]) if module.endswith("driver") else words[0]
-        self.outputs[name.replace("--item@", "")] = {p.name: p.read_text() for p in out.glob("*")} if out.exists() else {}
-        self.message = (top / "message").read_text() if (top / "message").exists() else ""
-        return said
-
-    def plan(self, **env: str) -> Said:
-        return self.pod("workflows.cluster", "plan", "toy", **{"COUNTERSIGN_REVISION": "0" * 40, **env})
-
-    def step(self, name: str, item: str | None = None, **env: str) -> Said:
-        words = ("toy", name) if item is None else ("toy", name, "--item", item)
-        return self.pod("workflows.run.driver", *words, **{"COUNTERSIGN_PLAN": self.outputs["plan"]["plan"], **env})
-
-    def steps(self) -> None:
-        for name, item in TASKS:
-            said = self.step(name, item)
-            assert said.code == 0, said.err
-
-    def seal(self, failures: str = "", **env: str) -> Said:
-        """The exit handler. Nobody answers as the cluster's API here, so noting the root fails after the seal."""
-        nobody = {"KUBERNETES_SERVICE_HOST": "127.0.0.1", "KUBERNETES_SERVICE_PORT": "1"}
-        names = {"COUNTERSIGN_WORKFLOW_NAME": "toy-1", "COUNTERSIGN_NAMESPACE": "countersign"}
-        return self.pod("workflows.cluster", "seal", "toy", COUNTERSIGN_FAILURES=failures, **names, **nobody, **env)
-
-    def ask(self, *words: str) -> Said:
-        return self.home.ask(*words, **self.env)
-
-
 @pytest.fixture
-def cluster(home: Home, server: str, tmp_path: Path) -> Cluster:
-    env = {
-        "AWS_ENDPOINT_URL_S3": server,
-        "AWS_ACCESS_KEY_ID": "test",
-        "AWS_SECRET_ACCESS_KEY": "test",
-        "AWS_REGION": "eu-central-1",
-        "AWS_DEFAULT_REGION": "eu-central-1",
-        "AWS_EC2_METADATA_DISABLED": "true",
-    }
-    bucket = f"bank-{next(BUCKETS)}"
-    client = boto3.session.Session(env["AWS_ACCESS_KEY_ID"], env["AWS_SECRET_ACCESS_KEY"], region_name=env["AWS_REGION"]).client(
-        "s3", endpoint_url=server
-    )
-    client.create_bucket(Bucket=bucket, CreateBucketConfiguration={"LocationConstraint": "eu-central-1"})
-    scratch = tmp_path / "pods"
-    scratch.mkdir()
-    found = Cluster(home=home, scratch=scratch, env={**env, "COUNTERSIGN_STORE": f"s3://{bucket}"}, client=client)
+def cluster(home: Home, s3_server: s3server.Server, tmp_path: Path) -> Pods:
+    url = f"s3://{s3server.BUCKET}/pods-{next(PREFIXES)}"
+    found = Pods(home=home, server=s3_server, url=url, pipeline="toy", scratch=tmp_path / "pods", revision="0" * 40)
     found.publish()
     return found
 
 
-def digests(cluster: Cluster) -> dict[str, str]:
+def digests(cluster: Pods) -> dict[str, str]:
     put_out = {(n if t.count("@") == 0 else f"{n}@{t.split('@')[1]}"): v for t, o in cluster.outputs.items() for n, v in o.items()}
     return {n: v for n, v in put_out.items() if n.partition("@")[0] in {"ages", "part", "total", "verdicts"}}
 
 
-def test_pods_and_laptop_agree_byte_for_byte(cluster: Cluster) -> None:
+def test_pods_and_laptop_agree_byte_for_byte(cluster: Pods) -> None:
     assert cluster.plan().code == 0
-    cluster.steps()
+    cluster.steps(TASKS)
     sealed = cluster.seal()
     assert "the run is sealed, but its root could not be noted" in sealed.err
-    run = cluster.outputs["plan"]["run"]
+    run = cluster.run
     checked = cluster.ask("verify", run, "--json").json
     assert checked["verified"], checked
     assert checked["outcome"] == "done"
@@ -140,24 +52,51 @@ def test_pods_and_laptop_agree_byte_for_byte(cluster: Cluster) -> None:
     assert digests(cluster) == {a["name"].partition("/")[2]: a["sha256"] for a in here["artifacts"]}
 
 
-def test_the_exit_handler_may_run_twice(cluster: Cluster) -> None:
+def test_pods_leave_the_lock_that_a_laptop_leaves(cluster: Pods) -> None:
+    """Byte for byte, although a plan sorts the parameters, and the pod that seals has no data, which a lineage names."""
+    home = cluster.home
+    home.write("params/toy.yaml", "work:\n  seconds: 0.0\n  mode: fine\npick:\n  at_least: 0\n")
+    declared = home.read("workflows/toy.py")
+    home.write("workflows/toy.py", declared.replace(b'run="steps.toy:join",', b'run="steps.toy:join", lineage=True,'))
+    home.write("steps/toy.py", home.read("steps/toy.py").replace(b"def join(*,", b"def join(*, lineage: Report,"))
+    people = home.read("data/toy/people.csv")
+    md5 = digest.of_bytes(people).md5
+    home.write("data/toy/people.csv.dvc", f"outs:\n- md5: {md5}\n  size: {len(people)}\n  hash: md5\n  path: people.csv\n")
+    home.write(f"data/.dvc-remote/files/md5/{md5[:2]}/{md5[2:]}", people)
+    home.write("data/.gitignore", ".dvc-remote/\n")
+    (home.path / "data/toy/people.csv").unlink()
+    cluster.publish()
+    said = cluster.go(TASKS)
+    assert "the run is sealed, but its root could not be noted" in said.err, said.err
+    exported = cluster.ask("export", cluster.run, "-o", "run.lock")
+    assert exported.code == 0, exported.err
+    home.write("data/toy/people.csv", people)
+    home.run()
+    assert home.read("run.lock") == home.read("dvc.lock")
+    (entry,) = [
+        d for d in dvc_lock.read(home.read("run.lock").decode())["stages"]["toy-join"]["deps"] if d["path"] == "data/toy/people.csv"
+    ]
+    assert entry["md5"] == md5
+
+
+def test_the_exit_handler_may_run_twice(cluster: Pods) -> None:
     cluster.plan()
-    cluster.steps()
-    roots = [(cluster.seal(), cluster.ask("verify", cluster.outputs["plan"]["run"], "--json").json["root"])[1] for _ in range(2)]
+    cluster.steps(TASKS)
+    roots = [(cluster.seal(), cluster.ask("verify", cluster.run, "--json").json["root"])[1] for _ in range(2)]
     assert roots[0] == roots[1]
     assert len(cluster.ask("show", "--json").json["runs"]) == 1
 
 
-def test_another_workflow_reuses_everything_in_a_run_of_its_own(cluster: Cluster) -> None:
+def test_another_workflow_reuses_everything_in_a_run_of_its_own(cluster: Pods) -> None:
     cluster.plan()
-    cluster.steps()
-    first, made = cluster.outputs["plan"]["run"], digests(cluster)
+    cluster.steps(TASKS)
+    first, made = cluster.run, digests(cluster)
     cluster.seal()
     cluster.uid = "uid-2"
     cluster.plan()
-    cluster.steps()
+    cluster.steps(TASKS)
     cluster.seal()
-    again = cluster.outputs["plan"]["run"]
+    again = cluster.run
     assert again == f"{first}-2"
     assert digests(cluster) == made
     shown = cluster.ask("show", again, "--json").json
@@ -165,19 +104,19 @@ def test_another_workflow_reuses_everything_in_a_run_of_its_own(cluster: Cluster
     assert cluster.ask("verify", again).code == 0
 
 
-def test_a_planner_that_is_started_again_comes_to_the_same_run(cluster: Cluster) -> None:
+def test_a_planner_that_is_started_again_comes_to_the_same_run(cluster: Pods) -> None:
     cluster.plan()
     first = cluster.outputs["plan"]
     cluster.plan()
     assert cluster.outputs["plan"] == first
 
 
-def test_a_sealed_run_that_is_retried_by_hand_goes_on_in_a_new_run(cluster: Cluster) -> None:
+def test_a_sealed_run_that_is_retried_by_hand_goes_on_in_a_new_run(cluster: Pods) -> None:
     cluster.plan()
     assert cluster.step("pick").code == 0
     assert cluster.step("work", "a").code == 0
     cluster.seal()
-    first = cluster.outputs["plan"]["run"]
+    first = cluster.run
     assert cluster.ask("verify", first, "--json").json["outcome"] == "failed"
     assert cluster.step("work", "b").code == 0
     assert cluster.step("join").code == 0
@@ -186,7 +125,7 @@ def test_a_sealed_run_that_is_retried_by_hand_goes_on_in_a_new_run(cluster: Clus
     assert cluster.ask("verify", first).code == 0, "the first run is as it was"
 
 
-def test_a_gate_that_says_no_says_so_on_the_node(cluster: Cluster) -> None:
+def test_a_gate_that_says_no_says_so_on_the_node(cluster: Pods) -> None:
     policy = cluster.home.read("params/policies/toy.yaml").replace(b"at_least: 100", b"at_least: 1000")
     cluster.home.write("params/policies/toy.yaml", policy)
     cluster.publish()
@@ -196,22 +135,22 @@ def test_a_gate_that_says_no_says_so_on_the_node(cluster: Cluster) -> None:
     assert cluster.step("join").code == 3
     assert cluster.message.startswith("refused: gate enough: total: total: 240 is below 1000")
     cluster.seal()
-    assert cluster.ask("verify", cluster.outputs["plan"]["run"], "--json").json["outcome"] == "refused"
+    assert cluster.ask("verify", cluster.run, "--json").json["outcome"] == "refused"
 
 
 @pytest.mark.parametrize(
     ("mode", "at_least"),
     [("form", 30), ("code", 0)],
 )
-def test_the_form_counts_unless_the_code_is_asked(cluster: Cluster, mode: str, at_least: int) -> None:
+def test_the_form_counts_unless_the_code_is_asked(cluster: Pods, mode: str, at_least: int) -> None:
     said = cluster.plan(COUNTERSIGN_SET_pick__at_least="30", COUNTERSIGN_PARAMETERS=mode)
     assert said.code == 0, said.err
     from workflows.run.store.open import open_store
 
     with pytest.MonkeyPatch.context() as patch:
-        for name, value in cluster.env.items():
+        for name, value in cluster.server.env.items():
             patch.setenv(name, value)
-        plan = read_plan(open_store(cluster.home.path, cluster.env["COUNTERSIGN_STORE"]), cluster.outputs["plan"]["plan"])
+        plan = read_plan(open_store(cluster.home.path, cluster.url), cluster.outputs["plan"]["plan"])
     assert plan.sections["pick"] == {"at_least": at_least}
     assert plan.commit == "0" * 40
 
@@ -226,7 +165,7 @@ def test_the_form_counts_unless_the_code_is_asked(cluster: Cluster, mode: str, a
         ({"COUNTERSIGN_SIGNING_KEY_FILE": "/keys/none.pem"}, "cannot read the signing key"),
     ],
 )
-def test_a_plan_that_cannot_be_made(cluster: Cluster, env: dict[str, str], message: str) -> None:
+def test_a_plan_that_cannot_be_made(cluster: Pods, env: dict[str, str], message: str) -> None:
     said = cluster.plan(**env)
     assert said.code == 2
     assert message in said.err
@@ -244,7 +183,7 @@ def test_a_plan_that_cannot_be_made(cluster: Cluster, env: dict[str, str], messa
         ({"COUNTERSIGN_GIVEN_ages": "0" * 64}, 4, "Argo carried other digests than the records have"),
     ],
 )
-def test_a_pod_that_was_told_something_wrong(cluster: Cluster, env: dict[str, str], code: int, message: str) -> None:
+def test_a_pod_that_was_told_something_wrong(cluster: Pods, env: dict[str, str], code: int, message: str) -> None:
     cluster.plan()
     cluster.step("pick")
     said = cluster.step("work", "a", **env)
@@ -253,7 +192,7 @@ def test_a_pod_that_was_told_something_wrong(cluster: Cluster, env: dict[str, st
     assert message in cluster.message
 
 
-def test_what_argo_carries_of_a_fan_out_is_checked(cluster: Cluster) -> None:
+def test_what_argo_carries_of_a_fan_out_is_checked(cluster: Pods) -> None:
     cluster.plan()
     for name, item in TASKS[:3]:
         cluster.step(name, item)
@@ -262,15 +201,11 @@ def test_what_argo_carries_of_a_fan_out_is_checked(cluster: Cluster) -> None:
     assert cluster.step("join", COUNTERSIGN_GIVEN_part=json.dumps(carried)).code == 0
 
 
-def test_a_pod_that_is_told_to_end_leaves_a_record(cluster: Cluster) -> None:
+def test_a_pod_that_is_told_to_end_leaves_a_record(cluster: Pods) -> None:
     cluster.plan(COUNTERSIGN_OVERRIDES='{"work.mode": "slow", "work.seconds": 60}')
     cluster.step("pick")
-    top = cluster.scratch / "killed"
-    top.mkdir()
-    subprocess.run(["tar", "-xf", cluster.scratch / "code.tar", "-C", top], check=True)
-    told = {"COUNTERSIGN_WORKFLOW": cluster.uid, "COUNTERSIGN_CODE": cluster.code, "COUNTERSIGN_PLAN": cluster.outputs["plan"]["plan"]}
-    home = Home(path=top, env=cluster.home.env)
-    process = home.start("-m", "workflows.run.driver", "toy", "work", "--item", "a", **cluster.env, **told)
+    plan = cluster.outputs["plan"]["plan"]
+    home, process = cluster.begin("workflows.run.driver", "toy", "work", "--item", "a", COUNTERSIGN_PLAN=plan)
     deadline = time.monotonic() + 60
     while time.monotonic() < deadline and "started" not in (line := (process.stderr.readline() if process.stderr else "")):
         assert line or process.poll() is None
@@ -278,25 +213,25 @@ def test_a_pod_that_is_told_to_end_leaves_a_record(cluster: Cluster) -> None:
     os.kill(process.pid, signal.SIGTERM)
     said = home.finish(process)
     assert said.code == 75
-    shown = cluster.ask("show", cluster.outputs["plan"]["run"], "--json").json
+    shown = cluster.ask("show", cluster.run, "--json").json
     assert [(s["task"], s["outcome"]) for s in shown["steps"]][-1] == ("work@a", "failed")
 
 
-def test_a_pod_that_died_without_a_word_gets_a_record(cluster: Cluster) -> None:
+def test_a_pod_that_died_without_a_word_gets_a_record(cluster: Pods) -> None:
     cluster.plan()
     cluster.step("pick")
     node = {"displayName": "work(0:a)", "message": "OOMKilled (exit code 137)", "phase": "Failed", "templateName": "work"}
     cluster.seal(json.dumps(json.dumps([node, {"displayName": "toy-1", "message": "child failed"}])))
-    shown = cluster.ask("show", cluster.outputs["plan"]["run"], "--json").json
+    shown = cluster.ask("show", cluster.run, "--json").json
     assert [(s["task"], s["outcome"], s["problems"]) for s in shown["steps"]][-1] == (
         "work@a",
         "failed",
         ["toy.work@a: the pod ended without a record: OOMKilled (exit code 137)"],
     )
-    assert cluster.ask("verify", cluster.outputs["plan"]["run"], "--json").json["outcome"] == "failed"
+    assert cluster.ask("verify", cluster.run, "--json").json["outcome"] == "failed"
 
 
-def test_nothing_planned_is_nothing_to_seal(cluster: Cluster) -> None:
+def test_nothing_planned_is_nothing_to_seal(cluster: Pods) -> None:
     said = cluster.seal()
     assert said.code == 0
     assert "no run was planned" in said.out

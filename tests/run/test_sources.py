@@ -7,6 +7,7 @@ import os
 import shutil
 import socket
 import subprocess
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -149,18 +150,16 @@ def free_port() -> int:
 
 
 @pytest.fixture(scope="module")
-def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+def postgres() -> Iterator[str]:
     """The address of a database server of this machine, started for these tests, with a table `people`."""
     programs = sorted(Path("/usr/lib/postgresql").glob("*/bin"))
     if not programs:
         lacking("PostgreSQL: apt-get install postgresql")
-    folder = tmp_path_factory.mktemp("postgres")
+    # The server refuses to be root, and pytest's own folders are closed to everybody else.
+    folder = Path(tempfile.mkdtemp(prefix="countersign-postgres-"))
     port = free_port()
-    # The server refuses to be root.
     become = ["runuser", "-u", "postgres", "--"] if os.geteuid() == 0 else []
     if become:
-        for above in (folder, *folder.parents[:2]):
-            above.chmod(0o755)
         shutil.chown(folder, "postgres")
 
     def ask(program: str, *words: str) -> None:
@@ -177,6 +176,7 @@ def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         yield f"postgresql://127.0.0.1:{port}/postgres"
     finally:
         ask("pg_ctl", "-D", f"{folder}/db", "-m", "immediate", "stop")
+        shutil.rmtree(folder)
 
 
 @pytest.fixture

@@ -203,8 +203,9 @@ def test_opencl_trains_the_same_model_within_a_tolerance() -> None:
         lacking("an OpenCL platform: apt-get install pocl-opencl-icd")
     script = """
 import sys, numpy as np
-from tests.steps.example import trained
-made = trained(profile={"device": sys.argv[1]})
+from tests.steps.example import tables, trained
+rows, protected = tables(300, 1)
+made = trained(rows, protected, profile={"device": sys.argv[1]})
 assert made.training["device"] == sys.argv[1]
 np.save(sys.argv[2], made.oof["score"].to_numpy())
 """

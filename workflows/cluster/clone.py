@@ -35,7 +35,7 @@ def touching(root: Path, tip_: str, paths: Iterable[str], *, since: str | None) 
     Only what was put on the branch itself counts, one commit a merge: that is what was pushed.
     """
     some = (f"{since}..{tip_}",) if since else ("--max-count=1", tip_)
-    words = ("--literal-pathspecs", "log", "--first-parent", "--diff-merges=first-parent", "--format=%H", *some, "--", *paths)
+    words = ("--literal-pathspecs", "rev-list", "--first-parent", *some, "--", *paths)
     found = _git(root, *words)
     if found is None:
         raise BadInput(Problem(what="the branch's history cannot be read", where=tip_), hint=SHALLOW)

@@ -47,11 +47,10 @@ def update(root: Path, pipeline: Pipeline, settings: Settings, records: Mapping[
 def stages_of(root: Path, declared: Declared, records: Mapping[str, Record]) -> dict[str, Any]:
     """The lock's entries of the tasks that are done, by stage name, in the order of the tasks."""
     seen = _Files(root=root)
-    return {
-        stage_name(t): _entry(declared, t, records[t.id], seen)
-        for t in tasks(declared.pipeline)
-        if t.id in records and records[t.id].outcome.good and _still(seen, t, records[t.id])
-    }
+    done = [t for t in tasks(declared.pipeline) if t.id in records and records[t.id].outcome.good]
+    # What a step states the lineage of, it did not read itself; and where a cluster's run is sealed, there is no data to look at.
+    read = {s.at: d for t in done for s in t.sources if (d := _items(records[t.id]).get(f"{t.pipeline.name}/{s.name}"))}
+    return {stage_name(t): _entry(declared, t, records[t.id], seen, read) for t in done if _still(seen, t, records[t.id])}
 
 
 def merged(before: str, stages: Mapping[str, Any]) -> str:
@@ -103,11 +102,15 @@ def _still(seen: _Files, task: Task, record: Record) -> bool:
         return False
 
 
-def _entry(declared: Declared, task: Task, record: Record, seen: _Files) -> dict[str, Any]:
+def _items(record: Record) -> dict[str, Digests]:
+    return {i.name: Digests(sha256=i.sha256, md5=i.md5, size=i.size) for i in (*record.inputs, *record.outputs)}
+
+
+def _entry(declared: Declared, task: Task, record: Record, seen: _Files, read: Mapping[str, Digests]) -> dict[str, Any]:
     name = task.pipeline.name
-    recorded = {i.name: Digests(sha256=i.sha256, md5=i.md5, size=i.size) for i in (*record.inputs, *record.outputs)}
-    known = {p.path: recorded[f"{name}/{p.name}"] for p in (*task.inputs, *task.outputs)}
-    known |= {s.at: recorded[f"{name}/{s.name}"] for s in task.sources}
+    recorded = _items(record)
+    known = {**read, **{s.at: recorded[f"{name}/{s.name}"] for s in task.sources}}
+    known |= {p.path: recorded[f"{name}/{p.name}"] for p in (*task.inputs, *task.outputs)}
     entry: dict[str, Any] = {"cmd": command(task)}
     entry["deps"] = [_file(seen, p, known.get(p)) for p in dependencies(declared, task)]
     values = {s: f.section for s, f in declared.steps.items()}

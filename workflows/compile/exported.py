@@ -18,7 +18,7 @@ from workflows.errors import BadInput, NotVerified, Problem
 from workflows.prove.record import Record
 from workflows.prove.verify import Verification, last_entries
 from workflows.run.journal import lock_document
-from workflows.run.parameters import Settings
+from workflows.run.parameters import Settings, as_written
 from workflows.run.store.interface import Store
 
 ARTIFACT = re.compile(r"artifacts/(?P<pipeline>[^/]+)/(?P<name>[^/.]+)(/(?P<item>[^/.]+))?\.[a-z]+")
@@ -27,7 +27,8 @@ ARTIFACT = re.compile(r"artifacts/(?P<pipeline>[^/]+)/(?P<name>[^/.]+)(/(?P<item
 
 def text_of(root: Path, pipeline: Pipeline, settings: Settings, records: Mapping[str, Record]) -> bytes:
     """The lock of a run whose code lies at `root`."""
-    return dvc_lock.merged("", dvc_lock.stages_of(root, gather(root, pipeline, settings), records)).encode()
+    declared = gather(root, pipeline, as_written(root, pipeline, settings))
+    return dvc_lock.merged("", dvc_lock.stages_of(root, declared, records)).encode()
 
 
 def lock_of(checked: Verification, store: Store) -> bytes:

@@ -12,6 +12,7 @@ from typing import Any
 from hera.workflows import CronWorkflow, Parameter
 from hera.workflows import models as m
 
+from workflows import cron
 from workflows.compile.dvc import COMMENT
 from workflows.compile.text import dump, kustomization
 from workflows.declare import Pipeline, Schedule
@@ -43,7 +44,7 @@ def cron_workflow(pipeline: Pipeline, schedule: Schedule) -> str:
         name=name,
         labels=labels,
         annotations={"workflows.argoproj.io/description": schedule.description},
-        schedules=list(schedule.cron),
+        schedules=[cron.in_numbers(line) for line in schedule.cron],
         timezone=schedule.time_zone,
         concurrency_policy=schedule.overlap.value,
         starting_deadline_seconds=schedule.deadline,

@@ -181,10 +181,9 @@ def _check_clock(started: str, upstream: Mapping[str, Written]) -> None:
     at = datetime.fromisoformat(started)
     for name, w in upstream.items():
         if at + CLOCK_SKEW < datetime.fromisoformat(w.record.finished):
-            what = "the clock was set back: what this step builds on was finished in the future"
-            raise Temporary(
-                Problem(what=what, where=name, expected=f"after {w.record.finished}", got=started), hint="set the clock right and run again"
-            )
+            what = "a clock is wrong: by the clock here, what this step builds on was finished in the future"
+            hint = f"set right the clock of this machine, or of the one that ran {name}, and run again"
+            raise Temporary(Problem(what=what, where=name, expected=f"a start after {w.record.finished}", got=started), hint=hint)
 
 
 def _arrived(session: Session, task: Task, upstream: Mapping[str, Written]) -> tuple[Arrived, ...]:

@@ -173,7 +173,7 @@ def standing(store: Store, keys: Keyring, seal: Seal) -> dict[str, Record]:
 
 
 def find(store: Store, name: str) -> str:
-    """The run meant by `@latest`, an id, or the part of an id before its attempt; `BadInput` where there is none."""
+    """The run meant by `@latest` or an id; `BadInput` where there is none. An id means that run and no later attempt at the same."""
     if name == "@latest":
         latest = store.get_document(LATEST)
         if not latest:
@@ -185,11 +185,10 @@ def find(store: Store, name: str) -> str:
             )
         return latest_run
     known = runs(store)
-    again = [r for r in known if r == name or (r.startswith(f"{name}-") and r.removeprefix(f"{name}-").isdigit())]
-    if not again:
+    if name not in known:
         listed = ", ".join(known[-5:]) or "none"
         raise BadInput(Problem(what=f"no run {name}", where=store.place, expected=f"@latest or one of: {listed}"))
-    return max(again, key=lambda r: (len(r), r))
+    return name
 
 
 def runs(store: Store) -> list[str]:

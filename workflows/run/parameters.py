@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from io import StringIO
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from pydantic import BaseModel, ValidationError
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
-from workflows.declare import Pipeline, Step, problems_of
+from workflows.declare import Pipeline, Step, comparing_gates, problems_of
 from workflows.errors import BadInput, Problem
 from workflows.prove import canonical
 from workflows.prove.gate import BadPolicy, Rule, read_rules
@@ -102,6 +103,12 @@ def planned(root: Path, pipeline: Pipeline, sections: Mapping[str, Any]) -> Sett
     return Settings(sections=sections, rules=rules, policies=policies)
 
 
+def as_written(root: Path, pipeline: Pipeline, settings: Settings) -> Settings:
+    """The same parameters, their keys in the order of the checkout's file: a plan's are sorted, and DVC keeps the file's order."""
+    raw = read_yaml(root / pipeline.params_path, pipeline.params_path)
+    return replace(settings, sections=_ordered(dict(settings.sections), raw))
+
+
 def build(params: type[BaseModel], section: Mapping[str, Any]) -> BaseModel:
     """The parameter object that a step's function takes."""
     # Through JSON, where strict still takes a list for a tuple: YAML has no tuples.
@@ -113,6 +120,16 @@ def _apart(value: Any) -> Any:
     if isinstance(value, dict):
         return {k: _apart(v) for k, v in value.items()}
     return [_apart(v) for v in value] if isinstance(value, list) else value
+
+
+def _ordered(value: Any, like: Any) -> Any:
+    """`value` with the keys that `like` has in its order, and others behind them."""
+    if isinstance(value, dict) and isinstance(like, dict):
+        keys = [*(k for k in like if k in value), *(k for k in value if k not in like)]
+        return {k: _ordered(value[k], like.get(k)) for k in keys}
+    if isinstance(value, list) and isinstance(like, list):
+        return [_ordered(v, other) for v, other in itertools.zip_longest(value, like[: len(value)])]
+    return value
 
 
 def _override(raw: dict[str, Any], overrides: Mapping[str, Any], steps: set[str]) -> list[Problem]:
@@ -172,7 +189,19 @@ def _rules(root: Path, pipeline: Pipeline) -> tuple[dict[str, tuple[Rule, ...]],
             rules[name] = read_rules(name, section)
         except BadPolicy as error:
             problems += [Problem(what=line, where=pipeline.policy_path) for line in str(error).splitlines()]
-    return rules, written, problems
+    return rules, written, problems or _uncompared(pipeline, rules)
+
+
+def _uncompared(pipeline: Pipeline, rules: Mapping[str, tuple[Rule, ...]]) -> list[Problem]:
+    """The champion is compared with before anything is done with a new model: of a scheduled pipeline, a rule must ask for it."""
+    if pipeline.schedule is None:
+        return []
+    measure, gates = pipeline.schedule.compared, comparing_gates(pipeline, pipeline.schedule.champion)
+    asked = [r.metric for gate in gates for r in rules[gate]]
+    if not gates or any(m == measure or m.startswith(f"{measure}.") for m in asked):
+        return []
+    what = "it runs by schedule, and no rule asks how the new model does against the champion"
+    return [Problem(what=what, where=f"{pipeline.policy_path}: {' or '.join(gates)}", expected=f"a rule on {measure}")]
 
 
 def _as_json(rule: Rule) -> dict[str, Any]:

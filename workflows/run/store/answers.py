@@ -2,11 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from datetime import UTC, datetime, timedelta
+from email.utils import parsedate_to_datetime
+from typing import Any
+
 from workflows.errors import BadInput, CountersignError, Problem, Temporary
 
 CREDENTIALS = "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE"
 RIGHTS = "the store needs s3:GetObject, s3:ListBucket, s3:PutObject and s3:AbortMultipartUpload; reading alone needs the first two"
 AWAY = "is it up, and is AWS_ENDPOINT_URL_S3 its address? The same command goes on from here"
+CLOCK = "set the wrong one of the two right (NTP), or run this on another machine; the same command goes on from here"
+SKEWED = "RequestTimeTooSkewed"
+MOST_SKEW = timedelta(minutes=15)
+"""S3 refuses what was signed earlier or later than this by its own clock: who overhears a request cannot use it tomorrow."""
 
 SERVER_ERROR = 500  # from here on the fault is the server's, and may pass
 UNANSWERED = 400  # a request without a code that S3 defines: by its status
@@ -29,7 +38,7 @@ DAMAGED = {"BadDigest", "InvalidDigest", "XAmzContentChecksumMismatch", "XAmzCon
 PASSING = {
     *DAMAGED,
     "SlowDown", "Throttling", "ThrottlingException", "RequestLimitExceeded", "TooManyRequestsException", "429",
-    "RequestTimeout", "RequestTimeTooSkewed", "InternalError", "ServiceUnavailable", "OperationAborted", "ConditionalRequestConflict",
+    "RequestTimeout", SKEWED, "InternalError", "ServiceUnavailable", "OperationAborted", "ConditionalRequestConflict",
     "IncompleteBody", "QuotaExceeded", "NoSpaceLeftOnDevice", "XMinioStorageFull",
 }  # fmt: skip
 ABSENT = {"NoSuchKey", "NoSuchUpload", "404", "NotFound"}
@@ -67,11 +76,36 @@ def _answered(error: Exception, where: str) -> CountersignError:
     status = response.get("ResponseMetadata", {}).get("HTTPStatusCode", UNANSWERED)
     operation = getattr(error, "operation_name", "")
     problem = Problem(what=f"S3 says {code} to {operation}", where=where)
-    if code == "RequestTimeTooSkewed":
-        return Temporary(problem, hint="the clock of this machine or of S3 is wrong: set it right and run again")
+    if is_skewed(error):
+        return _skewed(response, where, operation)
     if code in PASSING or status >= SERVER_ERROR:
         return Temporary(problem, hint=AWAY)
     return BadInput(problem, hint=REFUSED.get(code, ""))
+
+
+def is_skewed(error: Exception) -> bool:
+    """Whether S3 refuses because its clock and this machine's are apart. To a HEAD it cannot say why: then its answer's date tells."""
+    response = getattr(error, "response", None) or {}
+    apart = _apart(response)
+    return code_of(error) == SKEWED or (code_of(error) == "403" and apart is not None and abs(apart) > MOST_SKEW)
+
+
+def _skewed(response: Mapping[str, Any], where: str, operation: str) -> Temporary:
+    what = f"S3 refuses {operation}, as this machine's clock and its own are apart ({SKEWED})"
+    if (apart := _apart(response)) is None:
+        return Temporary(Problem(what=what, where=where), hint=CLOCK)
+    ours = datetime.now(UTC)
+    problem = Problem(what=what, where=where, expected=f"{ours - apart:%Y-%m-%dT%H:%M:%SZ}", got=f"{ours:%Y-%m-%dT%H:%M:%SZ}")
+    return Temporary(problem, hint=CLOCK)
+
+
+def _apart(response: Mapping[str, Any]) -> timedelta | None:
+    """How far this machine's clock is ahead of the server's; None where the answer has no date."""
+    said = response.get("ResponseMetadata", {}).get("HTTPHeaders", {}).get("date", "")
+    try:
+        return datetime.now(UTC) - parsedate_to_datetime(said)
+    except (TypeError, ValueError):  # no date, or one without a zone
+        return None
 
 
 def _unusable(error: Exception, where: str) -> BadInput:

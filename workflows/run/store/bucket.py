@@ -98,12 +98,14 @@ class Bucket:
             self.patience.answered()
             raise expected from error
         failure = answers.explained(error, where)
-        if not isinstance(failure, Temporary):
+        # Signed anew, a request that lay about while the machine slept is in time; a wrong clock stays wrong.
+        skewed = answers.is_skewed(error)
+        if not isinstance(failure, Temporary) or (skewed and tries > 1):
             raise failure from error
         left, first = self.patience.failed()
         if left <= 0:
             raise failure from error
-        if first:
+        if first and not skewed:
             log.warning("the store is away; trying again", where=where, why=failure.problems[0].what, seconds=round(left))
         stop.wait(min(delay(tries), left))
 

@@ -1,0 +1,185 @@
+"""Starts Python programs from a process that has the third-party libraries loaded already.
+
+Most of what a short command of ours takes is the import of libraries. Here one process imports them once, and each program is
+a fork of it: in its own folder, with its own environment, arguments and process group, and with the project's own modules read
+anew from that folder, as `python -m MODULE` would. What an interpreter reads only as it starts (`PYTHON...`, `TZ`, the locale,
+numbers of threads) cannot be given this way; `suits` says so.
+"""
+
+from __future__ import annotations
+
+import atexit
+import functools
+import json
+import os
+import runpy
+import selectors
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+LIBRARIES = (
+    "boto3",
+    "botocore.session",
+    "botocore.client",
+    "botocore.httpsession",
+    "cryptography.hazmat.primitives.serialization",
+    "hera.workflows",
+    "kubernetes.client",
+    "kubernetes.config",
+    "numpy",
+    "pandas",
+    "pyarrow.parquet",
+    "pydantic",
+    "rich.console",
+    "rich.live",
+    "rich.progress",
+    "rich.table",
+    "rich.traceback",
+    "ruamel.yaml",
+    "securesystemslib.dsse",
+    "securesystemslib.signer",
+    "structlog",
+    "typer",
+    "urllib3",
+)
+READ_AT_START = ("PYTHON", "TZ", "LC_", "LANG", "OMP_", "OPENBLAS_", "MKL_", "LD_", "MALLOC_", "ARROW_")
+
+
+def suits(env: Mapping[str, str]) -> bool:
+    """Whether a program with this environment can be started here: nothing that is read at the start differs from this process's."""
+
+    def read_at_start(names: Mapping[str, str]) -> dict[str, str]:
+        return {k: v for k, v in names.items() if k.startswith(READ_AT_START)}
+
+    return read_at_start(env) == read_at_start(os.environ)
+
+
+@dataclass(frozen=True, slots=True)
+class Starter:
+    """The process with the libraries; one for a whole test session. Programs may run at the same time."""
+
+    process: subprocess.Popen[bytes]
+    line: socket.socket
+
+    def run(self, words: Sequence[str], *, cwd: Path, env: Mapping[str, str], within: float) -> tuple[int, str, str]:
+        """`python -m WORDS`: exit code (negative: ended by that signal), stdout, stderr. Killed, with its group, after `within` seconds."""
+        with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
+            mine, theirs = socket.socketpair()
+            with mine:
+                with theirs:
+                    request = json.dumps({"words": list(words), "cwd": str(cwd), "env": dict(env)}).encode()
+                    with tempfile.TemporaryFile() as kept:
+                        kept.write(request)
+                        kept.flush()
+                        socket.send_fds(self.line, [b"x"], [kept.fileno(), out.fileno(), err.fileno(), theirs.fileno()])
+                        pid = int(mine.recv(32) or b"0")
+                code = self._await(mine, pid, within)
+            return code, _text(out), _text(err)
+
+    @staticmethod
+    def _await(line: socket.socket, pid: int, within: float) -> int:
+        if not pid:
+            raise RuntimeError("the process that starts programs is gone")
+        line.settimeout(within)
+        try:
+            return os.waitstatus_to_exitcode(int(line.recv(32)))
+        except TimeoutError:
+            os.killpg(pid, signal.SIGKILL)
+            raise subprocess.TimeoutExpired(str(pid), within) from None
+
+    def stop(self) -> None:
+        self.line.close()
+        self.process.wait(timeout=30)
+
+
+@functools.cache
+def starter() -> Starter:
+    """The one of this process; it ends with it."""
+    mine, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    with theirs:
+        process = subprocess.Popen([sys.executable, __file__, str(theirs.fileno())], pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL)
+    found = Starter(process=process, line=mine)
+    atexit.register(found.stop)
+    return found
+
+
+def _text(file: Any) -> str:
+    file.seek(0)
+    return str(file.read().decode())
+
+
+# --- In the process that has the libraries
+
+
+def _serve(line: socket.socket) -> dict[str, Any] | None:
+    """Fork for each request, and say how each ended. Comes back in the forks, with what is asked of them; with None at the end."""
+    running: dict[int, tuple[int, socket.socket]] = {}
+    ready = selectors.DefaultSelector()
+    ready.register(line, selectors.EVENT_READ)
+    while True:
+        for key, _ in ready.select():
+            if key.fd in running:
+                ready.unregister(key.fd)
+                pid, to = running.pop(key.fd)
+                _answer(to, os.waitpid(pid, 0)[1])
+                to.close()
+                os.close(key.fd)
+                continue
+            message, fds, *_ = socket.recv_fds(line, 1, 4)
+            if not message:
+                return None
+            to = socket.socket(fileno=fds[3])
+            if not (pid := os.fork()):
+                for other in (line, to, *(s for _, s in running.values())):
+                    other.detach()  # `_become` closes it; an object that is forgotten later must not close its number again
+                return _become(fds)
+            for fd in fds[:3]:
+                os.close(fd)
+            _answer(to, pid)
+            pidfd = os.pidfd_open(pid)
+            running[pidfd] = (pid, to)
+            ready.register(pidfd, selectors.EVENT_READ)
+
+
+def _answer(to: socket.socket, number: int) -> None:
+    try:
+        to.send(str(number).encode())
+    except OSError:  # whoever asked has given up
+        return
+
+
+def _become(fds: Sequence[int]) -> dict[str, Any]:
+    """What a process of its own would be: group, streams, folder, environment."""
+    os.setsid()
+    with os.fdopen(fds[0]) as file:
+        file.seek(0)
+        asked: dict[str, Any] = json.load(file)
+    os.dup2(fds[1], 1)
+    os.dup2(fds[2], 2)
+    os.closerange(3, 256)
+    os.chdir(asked["cwd"])
+    os.environ.clear()
+    os.environ.update(asked["env"])
+    return asked
+
+
+def _main() -> None:
+    for name in LIBRARIES:
+        __import__(name)
+    asked = _serve(socket.socket(fileno=int(sys.argv[1])))
+    if asked is None:
+        return
+    sys.path[0] = asked["cwd"]
+    sys.argv = ["-m", *asked["words"][1:]]
+    runpy.run_module(asked["words"][0], run_name="__main__", alter_sys=True)
+
+
+if __name__ == "__main__":
+    _main()
