@@ -33,7 +33,7 @@ import zlib
 from collections.abc import Mapping, MutableMapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import NoReturn
+from typing import Any, NoReturn
 
 gc.set_threshold(50_000)  # imports make many objects and leave no garbage; looking for it takes a fifth of their time
 import botocore.session  # noqa: E402
@@ -162,7 +162,7 @@ def fetch(wanted: Wanted) -> bytes:
 def received(wanted: Wanted) -> bytes:
     config = Config(connect_timeout=5, read_timeout=30, retries={"mode": "standard", "total_max_attempts": 4})
     region = os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION") or "us-east-1"
-    client = SESSION.create_client("s3", config=config, region_name=region)
+    client: Any = SESSION.create_client("s3", config=config, region_name=region)
     answer = client.get_object(Bucket=wanted.bucket, Key=wanted.key)
     with contextlib.closing(answer["Body"]) as body:
         if not wanted.sha256:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import time
 from collections.abc import Callable
 from functools import partial
@@ -19,7 +18,6 @@ LIMIT = 512  # MB
 CLEAR_PEAK = "5"  # see clear_refs in proc(5)
 OURS, BARE = "countersign", f"Argo alone, {PODS} pods a workflow"
 SECONDS_A_POD = 1.0
-_number = itertools.count(1)
 
 
 def contest() -> Contest:
@@ -64,16 +62,15 @@ def _once(here: World, name: str, peaks: dict[str, float]) -> float:
     peak = _peak()
     begun = time.perf_counter()
     if name == OURS:
-        names = here.start(SMALL.name, *({"overrides": f'{{"step0.seed": {next(_number)}}}'} for _ in range(COUNT)))
+        names = here.start(SMALL.name, *({"overrides": flows.fresh()} for _ in range(COUNT)))
     else:
         names = here.start("bare-small", *({} for _ in range(COUNT)))
-    done = here.end(names)
-    seconds = time.perf_counter() - begun
+    done = here.end(names, begun)
     if wrong := [d.name for d in done if d.pods != PODS]:
         raise CannotMeasure(f"not of {PODS} pods: {', '.join(wrong)}")
     if peak:
         peaks[name] = peak()
-    return seconds
+    return done[0].seconds
 
 
 def _peak() -> Callable[[], float] | None:

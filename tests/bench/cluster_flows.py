@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -83,6 +84,11 @@ def workflow(template: str, arguments: Mapping[str, str]) -> dict[str, Any]:
     parameters = [{"name": k, "value": v} for k, v in arguments.items()]
     spec = {"workflowTemplateRef": {"name": template}, "arguments": {"parameters": parameters}}
     return {"apiVersion": "argoproj.io/v1alpha1", "kind": "Workflow", "metadata": {"generateName": f"{template}-"}, "spec": spec}
+
+
+def fresh() -> str:
+    """The workflow parameter `overrides` that makes a run of ours another than any before."""
+    return json.dumps({"step0.seed": time.time_ns() // 1000})
 
 
 # --- Ours

@@ -67,7 +67,12 @@ def run_task(session: Session, journal: Journal, task: Task) -> Written:
 
     Raises `GateRefused` after the record where a gate says no, and whatever made the step fail after a record of it.
     """
-    ready = prepare(session, journal, task)
+    return run_ready(session, journal, prepare(session, journal, task))
+
+
+def run_ready(session: Session, journal: Journal, ready: Ready) -> Written:
+    """The same for a task whose inputs have been checked."""
+    task = ready.task
     if session.reuse and (reused := reuse(session, journal, ready)):
         return reused
     say = _logger(journal, task)

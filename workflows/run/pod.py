@@ -25,7 +25,7 @@ from workflows.plan import Task, tasks
 from workflows.prove.record import Item
 from workflows.prove.signature import Keyring, Signer
 from workflows.run import files, keys, parameters
-from workflows.run.driver import prepare, reuse, run_task
+from workflows.run.driver import Ready, prepare, reuse, run_ready
 from workflows.run.journal import Journal, Written
 from workflows.run.planned import Plan, read_plan
 from workflows.run.session import Session, open_journal
@@ -47,8 +47,9 @@ def run_in_pod(root: Path, pipeline: Pipeline, task: Task, store: Store) -> None
     session = planned_session(root, pipeline, plan, store)
     journal = open_journal(store, plan.run, wanted(WORKFLOW))
     complete(session, journal, task)
-    check_given(session, journal, task, os.environ)
-    hand_over(run_task(session, journal, task))
+    ready = prepare(session, journal, task)
+    check_given(session, ready, os.environ)
+    hand_over(run_ready(session, journal, ready))
 
 
 def planned_session(root: Path, pipeline: Pipeline, plan: Plan, store: Store) -> Session:
@@ -97,12 +98,11 @@ def ancestors(pipeline: Pipeline, task: Task) -> list[str]:
     return [t.id for t in known if t.id in found]
 
 
-def check_given(session: Session, journal: Journal, task: Task, environment: Mapping[str, str]) -> None:
+def check_given(session: Session, ready: Ready, environment: Mapping[str, str]) -> None:
     """What Argo carried must be what the records say: a store that was meddled with between two tasks is noticed here."""
-    upstream = journal.last(session.ring, task.upstream)
     made: dict[str, list[str]] = {}
-    for port in task.inputs:
-        for w in upstream.values():
+    for port in ready.task.inputs:
+        for w in ready.upstream.values():
             made.setdefault(port.artifact.name, []).extend(
                 i.sha256 for i in w.record.outputs if i.name == f"{session.pipeline.name}/{port.name}"
             )
