@@ -31,8 +31,6 @@ LIBRARIES = (
     "botocore.httpsession",
     "cryptography.hazmat.primitives.serialization",
     "hera.workflows",
-    "kubernetes.client",
-    "kubernetes.config",
     "numpy",
     "pandas",
     "pyarrow.parquet",

@@ -6,6 +6,7 @@ import base64
 import contextlib
 import functools
 import http.client
+import itertools
 import json
 import os
 import shutil
@@ -25,6 +26,7 @@ from workflows.compile.triggers import Triggers
 
 GITHUB = "example-bank/models"
 GITLAB = "risk/models"
+NUMBERS = itertools.count(1)
 NO_FINALIZERS = '{"metadata": {"finalizers": null}}'
 BUS_USER = 8737
 OVERRIDES = {"train_it.words": 'a "quote", `tick`, {{x}} \\ ü', "train_it.rate": 0.5}
@@ -288,4 +290,5 @@ def remove(world: World) -> None:
 
 
 def new_namespace() -> str:
-    return f"events-test-{os.getpid() % 100000}"
+    """One that no other world of this or another session had: the last one may still be going away."""
+    return f"events-test-{os.getpid() % 100000}-{next(NUMBERS)}"

@@ -205,6 +205,11 @@ def test_wrong_credentials_are_said(toy: Toy) -> None:
 
 def test_a_step_without_its_rights_ends_by_its_time_limit(toy: Toy) -> None:
     """Argo's executor asks for ever when it may not report; the step's own limit ends that."""
+    manifest = toy.space.get("workflowtemplate", "toy")
+    plan = next(t for t in manifest["spec"]["templates"] if t["name"] == "plan")
+    plan["activeDeadlineSeconds"] = 60
+    plan["retryStrategy"]["limit"] = "0"
+    toy.space.replace(manifest)
     with toy.space.without("rolebinding", "countersign-step"):
         name = toy.submit()
         ended = toy.ended(name)

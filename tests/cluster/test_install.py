@@ -306,7 +306,7 @@ APPLY = ("apply", "--server-side", "--force-conflicts", "--field-manager=counter
 
 
 def bring_postgresql() -> None:
-    names = [name for node in get("nodes")["items"] for image in node["status"]["images"] for name in image["names"]]
+    names = [name for node in get("nodes")["items"] for image in node["status"].get("images", ()) for name in image["names"] or ()]
     if POSTGRESQL in names:
         return
     out = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "countersign/images/postgresql.tar"
@@ -331,6 +331,7 @@ def ask(path: str) -> Any:
 
 
 @pytest.mark.usefixtures("archive")
+@pytest.mark.alone
 def test_the_archive_remembers_what_the_cluster_has_forgotten() -> None:
     workflow = run(hello("import pathlib; pathlib.Path('/tmp/found.json').write_text('42')"))
     name, uid = workflow["metadata"]["name"], workflow["metadata"]["uid"]

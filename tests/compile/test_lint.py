@@ -41,7 +41,7 @@ def test_argo_lints_templates_and_schedules_together() -> None:
     assert code == 0, said
 
 
-@pytest.mark.parametrize(("old", "new"), [('"0 5 * * mon"', '"0 5 * * 8"'), ("name: loan-approval\n", "name: gone\n")])
+@pytest.mark.parametrize(("old", "new"), [('"0 5 * * 1"', '"0 5 * * 8"'), ("name: loan-approval\n", "name: gone\n")])
 def test_argo_would_see_a_broken_schedule(tmp_path: Path, old: str, new: str) -> None:
     (tmp_path / "schedules").mkdir()
     schedules = changed(manifests("infra/argo/schedules"), old, new, tmp_path / "schedules")

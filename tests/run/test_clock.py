@@ -41,8 +41,7 @@ class Workflow:
         return [k for k in self.pods.server.objects() if k.startswith(self.prefix)]
 
     def step(self, name: str, item: str | None = None, *, off: int = 0) -> Said:
-        words = ("toy", name) if item is None else ("toy", name, "--item", item)
-        return self.pods.pod("workflows.run.driver", *words, COUNTERSIGN_PLAN=self.pods.plan, **(clock(off) if off else {}))
+        return self.pods.step(name, item, **(clock(off) if off else {}))
 
     def done(self, name: str, item: str | None = None, *, off: int = 0) -> None:
         said = self.step(name, item, off=off)
@@ -70,7 +69,8 @@ def workflow(template: Path, real_s3: s3server.Server, tmp_path: Path) -> Workfl
     home: Home = make_home(tmp_path / "repo", tmp_path)
     pods = Pods(home=home, server=real_s3, url=f"s3://bank/{tmp_path.name}", pipeline="toy", scratch=tmp_path / "pods")
     pods.publish()
-    pods.planned()
+    said = pods.plan()
+    assert said.code == 0, said.err
     return Workflow(pods=pods, prefix=f"{tmp_path.name}/")
 
 
