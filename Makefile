@@ -31,13 +31,13 @@ lint: $(VENV)/installed ## style, types, layers, stale generated files
 	countersign compile --check
 
 unit: $(VENV)/installed $(DATA) ## the tests that need no cluster
-	pytest -m "not cluster" -n 2 --dist loadfile
+	pytest -m "not cluster" -n 2 --dist loadfile --no-loadscope-reorder
 
 test-cluster: $(VENV)/installed $(DATA) ## the tests that need a cluster, on yours or on one that is brought up for them and taken away
 	@python infra/cluster around $(MAKE) --no-print-directory on-cluster
 
 on-cluster: # what test-cluster runs once there is a cluster; first what can go side by side
-	pytest -m "cluster and not alone" -n 3 --dist loadfile
+	pytest -m "cluster and not alone" -n 3 --dist loadfile --no-loadscope-reorder
 	pytest -m "cluster and alone"
 
 bench: $(VENV)/installed ## measure, side by side with what one would use instead; writes docs/benchmarks.md

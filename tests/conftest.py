@@ -28,8 +28,33 @@ columns:
   - {name: age, type: int64, nullable: false}
 """
 PARAMS = "pick:\n  at_least: 0\nwork:\n  mode: fine\n  seconds: 0.0\n"
+# Files that take a minute or more. They are begun first, so that no worker waits for another one at the end.
+LONGEST = (
+    "run/test_loan_approval.py",
+    "run/test_shared.py",
+    "run/test_auditor.py",
+    "run/test_pod.py",
+    "run/test_s3.py",
+    "cluster/test_commands.py",
+    "compile/test_dvc_itself.py",
+    "docs/test_auditing.py",
+    "docs/test_tutorial.py",
+    "steps/test_model.py",
+    "cluster/test_auditor.py",
+    "cluster/test_events.py",
+    "cluster/test_faults.py",
+)
 HELD = ("--set", "work.mode=held")
 POLICY = "enough:\n  - metric: total\n    at_least: 100\n    because: three people of forty are a hundred and twenty years, twice\n"
+
+
+@pytest.hookimpl(trylast=True)  # after the order was drawn by lot
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    def rank(item: pytest.Item) -> int:
+        name = item.path.relative_to(ROOT / "tests").as_posix()
+        return LONGEST.index(name) if name in LONGEST else len(LONGEST)
+
+    items.sort(key=rank)
 
 
 @dataclass(frozen=True, kw_only=True)

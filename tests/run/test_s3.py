@@ -338,11 +338,11 @@ def test_a_bucket_that_may_only_be_read(
     real_s3: s3server.Server, store: S3Store, item: Item, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     store.put_document("records/a", b"1")
-    real_s3.admin("create-user", "--access", "reader", "--secret", "reads-only", "--role", "user")
-    policy = """{"Version": "2012-10-17", "Statement": [{"Effect": "Allow", "Principal": "reader",
+    real_s3.admin("create-user", "--access", "s3-reader", "--secret", "reads-only", "--role", "user")
+    policy = """{"Version": "2012-10-17", "Statement": [{"Effect": "Allow", "Principal": "s3-reader",
         "Action": ["s3:GetObject", "s3:ListBucket"], "Resource": ["arn:aws:s3:::bank", "arn:aws:s3:::bank/*"]}]}"""
     real_s3.client().put_bucket_policy(Bucket=s3server.BUCKET, Policy=policy)
-    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "reader")
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "s3-reader")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "reads-only")
     reader = S3Store(s3server.BUCKET, tmp_path.name)
     reader.fetch_content(item, tmp_path / "back")
