@@ -19,7 +19,7 @@ from workflows.compile import events
 
 pytestmark = [pytest.mark.cluster, pytest.mark.slow, pytest.mark.timeout(1500)]
 
-TRIGGERS = """repositories: {{github: [{repository}]}}
+TRIGGERS = """repositories: {{github: [{repository}], gitlab: [risk/models]}}
 environments: {{dev: {{namespace: {dev}}}, staging: {{namespace: {staging}}}}}
 branches:
   main: {{environment: dev, pipelines: {{toy: {{}}}}}}
