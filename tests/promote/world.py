@@ -1,0 +1,127 @@
+"""People with keys, a policy of three environments, and a run to be judged; all in memory."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+from workflows.promote.evidence import Evidence, Signed
+from workflows.promote.judging import Case, Judgement, judge
+from workflows.promote.policy import Policies, parse
+from workflows.prove import digest
+from workflows.prove.approval import Approval, encode_approval
+from workflows.prove.record import Outcome
+from workflows.prove.signature import Signer
+
+WHY = "so that a test can see it"
+NOW = datetime(2026, 3, 1, 12, 0, 0, tzinfo=UTC)
+PEOPLE = ("pipeline", "promoter", "vera", "victor", "olga", "mallory")
+SIGNERS = {name: Signer(Ed25519PrivateKey.from_private_bytes(bytes([i + 1]) * 32)) for i, name in enumerate(PEOPLE)}
+KEYS = {name: s.keyid for name, s in SIGNERS.items()}
+
+
+def because(value: Any) -> dict[str, Any]:
+    return {"value": value, "because": WHY}
+
+
+def members(*names: str) -> dict[str, Any]:
+    return {"because": WHY, "members": [{"key": KEYS[n], "name": n} for n in names]}
+
+
+def environment(**more: Any) -> dict[str, Any]:
+    plain = {
+        "namespace": because("prod"),
+        "deploy": because("nothing"),
+        "pipelines": {"toy": "total"},
+        "runs_by": because("pipeline"),
+        "released_by": because("promoter"),
+        "refused": because("never"),
+        "gates": because(["enough"]),
+        "after": because(None),
+        "approvals": [
+            {"role": "validator", "count": 1, "because": WHY},
+            {"role": "owner", "count": 1, "because": WHY},
+        ],
+        "approvals_because": WHY,
+        "longest_days": because(7),
+        "longest_minutes": because(30),
+    }
+    return {**plain, **more}
+
+
+def raw(change: Callable[[dict[str, Any]], Any] = lambda _: None, **prod: Any) -> dict[str, Any]:
+    """What a policy file says; `change` alters it in place."""
+    said = {
+        "roles": {
+            "pipeline": members("pipeline"),
+            "promoter": members("promoter"),
+            "validator": members("vera", "victor"),
+            "owner": members("olga"),
+        },
+        "environments": {
+            "dev": environment(
+                namespace=because("dev"), refused=because("allowed"), gates=because([]), approvals=[], runs_by=because("anyone")
+            ),
+            "prod": environment(**prod),
+        },
+    }
+    said = copy.deepcopy(said)
+    change(said)
+    return said
+
+
+def policies(change: Callable[[dict[str, Any]], Any] = lambda _: None, **prod: Any) -> Policies:
+    return parse(raw(change, **prod))
+
+
+VERDICT = {
+    "gate": "enough",
+    "says": "yes",
+    "rules": [{"metric": "total", "where": "total", "at_least": 5, "value": 20, "says": "yes", "because": "just so"}],
+}
+EVIDENCE = Evidence(
+    pipeline="toy",
+    run="toy-0123456789ab",
+    root="a" * 64,
+    outcome=Outcome.DONE,
+    model="b" * 64,
+    verdicts=(VERDICT,),
+    sealed="2026-02-27T12:00:00.000000+00:00",
+    signers=(KEYS["pipeline"],),
+    submitters=frozenset(),
+    findings=(),
+)
+
+
+def stamp(moment: datetime) -> str:
+    return moment.isoformat(timespec="microseconds")
+
+
+def approval(by: str, evidence: Evidence = EVIDENCE, **more: Any) -> Approval:
+    plain = Approval(
+        pipeline=evidence.pipeline,
+        run=evidence.run,
+        root=evidence.root,
+        model=evidence.model or "",
+        verdicts=evidence.verdict_digest,
+        environment="prod",
+        by=KEYS[by],
+        at=stamp(NOW - timedelta(days=1)),
+        expires=stamp(NOW + timedelta(days=1)),
+    )
+    return replace(plain, **more)
+
+
+def signed(by: str, evidence: Evidence = EVIDENCE, **more: Any) -> Signed:
+    a = approval(by, evidence, **more)
+    return Signed(approval=a, sha256=digest.of_bytes(SIGNERS[by].sign(encode_approval(a))).sha256)
+
+
+def judged(*approvals: Signed, policy: Policies | None = None, evidence: Evidence = EVIDENCE, **more: Any) -> Judgement:
+    plain: dict[str, Any] = {"environment": "prod", "now": NOW, "served_before": False}
+    return judge(Case(policies=policy or policies(), evidence=evidence, **{**plain, **more}), approvals)
