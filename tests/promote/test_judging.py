@@ -158,10 +158,11 @@ def test_what_was_not_served_before_does_not_come_further() -> None:
     assert judged(*BOTH, policy=policies(**after), served_before=True).allowed
 
 
-def test_where_nothing_is_asked_for_a_refused_run_may_come() -> None:
-    evidence = replace(EVIDENCE, outcome=Outcome.REFUSED, verdicts=(NO,), signers=(KEYS["mallory"],))
-    assert judged(evidence=evidence, environment="dev").allowed
-    assert not judged(evidence=replace(evidence, findings=(Finding(where="x", what="y"),)), environment="dev").allowed
+def test_where_no_approval_is_asked_for_every_proof_still_is() -> None:
+    anybodys = replace(EVIDENCE, signers=(KEYS["mallory"],))
+    assert judged(evidence=anybodys, environment="dev").allowed
+    assert not judged(evidence=replace(anybodys, findings=(Finding(where="x", what="y"),)), environment="dev").allowed
+    assert not judged(evidence=replace(anybodys, verdicts=(NO,), outcome=Outcome.REFUSED), environment="dev").allowed
 
 
 def test_what_cannot_be_read_counts_for_nothing() -> None:

@@ -39,7 +39,7 @@ def test_what_cannot_be_meant(prod: dict[str, Any], said: str) -> None:
     assert said in str(caught.value)
 
 
-@pytest.mark.parametrize("field", ["refused", "gates", "approvals", "runs_by", "released_by", "after", "longest_days", "deploy"])
+@pytest.mark.parametrize("field", ["gates", "approvals", "runs_by", "released_by", "after", "longest_days", "deploy"])
 def test_nothing_may_be_left_out(field: str) -> None:
     with pytest.raises(BadInput, match=f"environments.prod.{field}"):
         policies(lambda r: r["environments"]["prod"].pop(field))
@@ -81,6 +81,6 @@ def test_this_repositorys_own_policies() -> None:
     found = read(ROOT / "params/environments.yaml")
     assert set(found.environments) == {"dev", "staging", "prod"}
     prod = found.environments["prod"]
-    assert (prod.after.value, prod.refused.value, sum(n.count for n in prod.approvals)) == ("staging", "never", 2)
+    assert (prod.after.value, sum(n.count for n in prod.approvals)) == ("staging", 2)
     assert set(prod.gates.value) >= {"fair", "performance", "privacy", "data_quality"}
     assert found.environments["staging"].after.value == "dev"

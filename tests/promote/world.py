@@ -40,7 +40,6 @@ def environment(**more: Any) -> dict[str, Any]:
         "pipelines": {"toy": "total"},
         "runs_by": because("pipeline"),
         "released_by": because("promoter"),
-        "refused": because("never"),
         "gates": because(["enough"]),
         "after": because(None),
         "approvals": [
@@ -64,9 +63,7 @@ def raw(change: Callable[[dict[str, Any]], Any] = lambda _: None, **prod: Any) -
             "owner": members("olga"),
         },
         "environments": {
-            "dev": environment(
-                namespace=because("dev"), refused=because("allowed"), gates=because([]), approvals=[], runs_by=because("anyone")
-            ),
+            "dev": environment(namespace=because("dev"), approvals=[], runs_by=because("anyone"), released_by=because("anyone")),
             "prod": environment(**prod),
         },
     }

@@ -94,8 +94,6 @@ class Environment(_Model):
     """The role whose keys may have signed a run's records; or `anyone`."""
     released_by: Reasoned[Short]
     """The role whose keys may sign releases; or `anyone`."""
-    refused: Reasoned[Literal["never", "allowed"]]
-    """Whether a run to which a gate said no may come here."""
     gates: Reasoned[tuple[Name, ...]]
     """Gates that must have been judged. A run without them has passed nothing."""
     after: Reasoned[Short | None]
@@ -189,7 +187,7 @@ def _contradictions(policies: Policies, where: str) -> Iterator[Problem]:
                 yield Problem(what="expected exactly one of at_least and at_most", where=f"{at}.floors.{i}")
         if len({n.role for n in e.approvals}) != len(e.approvals):
             yield Problem(what="a role is asked twice", where=f"{at}.approvals", expected="one line a role, with its count")
-        if not e.gates.value and e.refused.value == "never":
+        if not e.gates.value:
             yield Problem(what="no gate is asked for", where=f"{at}.gates", expected="at least one: an empty list lets everything pass")
     for name, role in policies.roles.items():
         if name == ANYONE:
