@@ -1,0 +1,212 @@
+"""The command line's part for whoever approves, releases, rolls back, and asks what served."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from workflows import show_releases
+from workflows.cli_audit import AsJson, Context, Namespace, Run, StoreUrl, opened
+from workflows.errors import BadInput, Problem
+from workflows.promote import approving, ledger, policy, promoting
+from workflows.promote.deployer import Deployer, Nothing
+from workflows.promote.history import with_approvers
+from workflows.promote.promoting import CHALLENGER, Asked, Desk
+from workflows.run import journal, keys, parameters
+from workflows.run.session import checkout, now
+from workflows.run.store.interface import Store
+
+release = typer.Typer()
+
+Env = Annotated[str, typer.Option("--env", metavar="ENVIRONMENT", help="The environment, as params/environments.yaml names it.")]
+PolicyFile = Annotated[
+    Path | None, typer.Option("--policy", envvar="COUNTERSIGN_POLICY", help="Another file than params/environments.yaml.")
+]
+Reason = Annotated[str, typer.Option("--reason", help="Why; it is recorded.")]
+Values = Annotated[
+    Path | None,
+    typer.Option(
+        "--values", help="The environment's own values for the chart; else infra/charts/model-server/environments/ENVIRONMENT.yaml."
+    ),
+]
+ReleaseFile = Annotated[Path | None, typer.Option("--file", help="Also write here what a server is started with.")]
+
+
+@release.command()
+def approve(
+    run: Run,
+    env: Env,
+    expires: Annotated[str, typer.Option(help="12h, 3d, or a moment; else as long as the policy allows.")] = "",
+    comment: Annotated[str, typer.Option(help="What you want to say with it; it is signed, too.")] = "",
+    yes: Annotated[bool, typer.Option("--yes", help="Sign without asking.")] = False,
+    policy_file: PolicyFile = None,
+    store: StoreUrl = None,
+    as_json: AsJson = False,
+) -> None:
+    """Sign your consent to a model.
+
+    It shows everything that is signed, and asks. Who may approve what is in params/environments.yaml.
+
+    \b
+    countersign approve loan-approval-a58643166e53 --env prod --expires 3d
+    """
+    kept = opened(store)
+    policies = _policies(policy_file)
+    wish = approving.Wish(run=journal.find(kept, run), environment=env, expires=expires, comment=comment)
+    signer, _ = keys.signer()
+    drafted = approving.draft(kept, policies, wish, signer=signer, now=datetime.fromisoformat(now()))
+    show_releases.draft(drafted, policies, quiet=as_json and yes)
+    if not yes:
+        _confirm("Sign this?")
+    show_releases.approved(drafted.approval, approving.sign(kept, signer, drafted), kept.place, as_json=as_json)
+
+
+@release.command()
+def promote(
+    run: Run,
+    env: Env,
+    challenger: Annotated[str | None, typer.Option(metavar="RUN", help="A second run beside it, which must pass all the same.")] = None,
+    share: Annotated[
+        float, typer.Option(min=0.0, max=0.9, help="The challenger's share of the decisions; 0: it looks on, in shadow.")
+    ] = 0.0,
+    reason: Reason = "",
+    check: Annotated[bool, typer.Option("--check", help="Say whether it may, and change nothing.")] = False,
+    file: ReleaseFile = None,
+    values: Values = None,
+    policy_file: PolicyFile = None,
+    namespace: Namespace = None,
+    context: Context = None,
+    store: StoreUrl = None,
+    as_json: AsJson = False,
+) -> None:
+    """Bring a model to an environment.
+
+    Its chain, its gates and its approvals are verified first. What came of it is recorded, signed and chained.
+
+    \b
+    countersign promote loan-approval-a58643166e53 --env staging --check
+    countersign promote loan-approval-a58643166e53 --env prod --reason "quarterly rebuild"
+    """
+    kept = opened(store)
+    desk = _desk(kept, env, _policies(policy_file), Where(namespace=namespace, context=context, values=values))
+    found = journal.find(kept, run)
+    if check:
+        looked = promoting.look(desk, found)
+        show_releases.looked(looked, env, desk.policies, as_json=as_json)
+        raise typer.Exit(0 if looked.judgement.allowed else 3)
+    asked = [Asked(run=found, share=1.0 - share)]
+    if challenger is not None:
+        asked.append(Asked(run=journal.find(kept, challenger), name=CHALLENGER, share=share, shadow=share == 0))
+    elif share:
+        raise BadInput("a share without a challenger", hint="--challenger RUN")
+    _finish(promoting.promote(desk, asked, reason=reason), file, as_json=as_json)
+
+
+@release.command()
+def rollback(
+    env: Env,
+    pipeline: Annotated[str | None, typer.Option(help="Which pipeline's server, where the environment serves several.")] = None,
+    reason: Reason = "",
+    file: ReleaseFile = None,
+    values: Values = None,
+    policy_file: PolicyFile = None,
+    namespace: Namespace = None,
+    context: Context = None,
+    store: StoreUrl = None,
+    as_json: AsJson = False,
+) -> None:
+    """Go back to what served before.
+
+    To the last release that served and that no rollback took away. Its runs are verified anew; it asks for no new approval.
+
+    \b
+    countersign rollback --env prod --reason "declines doubled"
+    """
+    kept, policies = opened(store), _policies(policy_file)
+    desk = _desk(kept, env, policies, Where(namespace=namespace, context=context, values=values))
+    _finish(promoting.rollback(desk, pipeline or _only_pipeline(desk), reason=reason), file, as_json=as_json)
+
+
+@release.command()
+def history(
+    env: Env,
+    at: Annotated[str | None, typer.Option(metavar="DATE", help="What served then: 2026-11-23T12:00Z.")] = None,
+    policy_file: PolicyFile = None,
+    store: StoreUrl = None,
+    as_json: AsJson = False,
+) -> None:
+    """Say what served, and who approved it.
+
+    Every release of an environment is verified: its signature, its place in the chain, its approvals.
+
+    \b
+    countersign history --env prod
+    countersign history --env prod --at 2026-11-23T12:00Z --json
+    """
+    kept, policies = opened(store), _policies(policy_file)
+    entries = ledger.Ledger(kept, policies, env).read()
+    moment = approving.moment(at, "--at") if at else None
+    chosen = [e for e in [ledger.at_time(entries, moment)] if e] if moment else list(entries)
+    serving = chosen[0] if moment and chosen else next(iter(reversed(ledger.serving(entries))), None)
+    show_releases.history(with_approvers(kept, chosen), serving, policies, at=at, as_json=as_json)
+
+
+class Where:
+    """Where an environment is, for whoever deploys to it."""
+
+    def __init__(self, *, namespace: str | None, context: str | None, values: Path | None) -> None:
+        self.namespace, self.context, self.values = namespace, context, values
+
+
+def _desk(store: Store, env: str, policies: policy.Policies, where: Where) -> Desk:
+    signer, _ = keys.signer()
+    chosen = policy.of(policies, env)
+    if chosen.deploy.value == "nothing":
+        return Desk(store=store, policies=policies, environment=env, signer=signer, deployer=lambda _: Nothing())
+    from workflows.promote import helm
+
+    namespace = where.namespace or chosen.namespace.value
+
+    def deployer(pipeline: str) -> Deployer:
+        return helm.Helm.found(checkout(), pipeline, namespace=namespace, context=where.context, minutes=chosen.longest_minutes.value)
+
+    values = where.values or helm.CHART / "environments" / f"{env}.yaml"
+    return Desk(store=store, policies=policies, environment=env, signer=signer, deployer=deployer, base=_base(checkout() / values))
+
+
+def _base(path: Path) -> dict[str, Any]:
+    found = parameters.read_yaml(path, str(path))
+    if not isinstance(found, dict):
+        raise BadInput(Problem(what="no values for the chart", where=str(path), expected="a mapping"))
+    return found
+
+
+def _policies(path: Path | None) -> policy.Policies:
+    return policy.read(path, str(path)) if path else policy.read(checkout() / policy.PATH)
+
+
+def _only_pipeline(desk: Desk) -> str:
+    served = sorted({e.begun.pipeline for e in desk.ledger.read() if e.done})
+    if len(served) != 1:
+        expected = f"one of {', '.join(served)}" if served else "an environment that served something"
+        raise BadInput(Problem(what="which pipeline's server?", where="--pipeline", expected=expected))
+    return served[0]
+
+
+def _confirm(question: str) -> None:
+    """Ask on the terminal. Whoever cannot be asked has not said yes."""
+    try:
+        said = typer.confirm(question, err=True)
+    except typer.Abort:
+        raise BadInput("nobody answered: nothing was signed", hint="look at it, then: --yes") from None
+    if not said:
+        raise BadInput("not signed")
+
+
+def _finish(done: promoting.Promoted, file: Path | None, *, as_json: bool) -> None:
+    if file:
+        show_releases.write_file(file, done.entry)
+    show_releases.promoted(done, as_json=as_json, file=file)
