@@ -4,24 +4,34 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
+import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
+from tests.prove import chain
+from workflows.promote import approving
+from workflows.promote.deployer import Installed, NotServed
 from workflows.promote.evidence import Evidence, Signed
 from workflows.promote.judging import Case, Judgement, judge
 from workflows.promote.policy import Policies, parse
-from workflows.prove import digest
+from workflows.promote.promoting import Desk
+from workflows.prove import canonical, digest
 from workflows.prove.approval import Approval, encode_approval
 from workflows.prove.record import Outcome
+from workflows.prove.release import Deployed, State
 from workflows.prove.signature import Signer
+from workflows.run import files
+from workflows.run.store.local import LocalStore
 
 WHY = "so that a test can see it"
 NOW = datetime(2026, 3, 1, 12, 0, 0, tzinfo=UTC)
 PEOPLE = ("pipeline", "promoter", "vera", "victor", "olga", "mallory")
 SIGNERS = {name: Signer(Ed25519PrivateKey.from_private_bytes(bytes([i + 1]) * 32)) for i, name in enumerate(PEOPLE)}
+SIGNERS["pipeline"] = Signer(chain.PRIVATE)
 KEYS = {name: s.keyid for name, s in SIGNERS.items()}
 
 
@@ -122,3 +132,85 @@ def signed(by: str, evidence: Evidence = EVIDENCE, **more: Any) -> Signed:
 def judged(*approvals: Signed, policy: Policies | None = None, evidence: Evidence = EVIDENCE, **more: Any) -> Judgement:
     plain: dict[str, Any] = {"environment": "prod", "now": NOW, "served_before": False}
     return judge(Case(policies=policy or policies(), evidence=evidence, **{**plain, **more}), approvals)
+
+
+def run_in(store: LocalStore, run: str = chain.RUN, **how: Any) -> str:
+    """A sealed run with its artifacts in a store, as a cluster would have left it; its root."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(chain, "RUN", run)
+        made = chain.build(**how)
+    for name, data in made.documents.items():
+        store.put_document(name, data)
+    store.put_document(f"keys/{KEYS['pipeline']}.pem", SIGNERS["pipeline"].public_pem)
+    for data in made.contents.values():
+        with files.scratch(store.documents) as path:
+            path.write_bytes(data)
+            store.put_content(path)
+    return str(made.root(run))
+
+
+@dataclass
+class Fake:
+    """The port `Deployer`, for what no installation does when it is asked to: fail, die, say nothing."""
+
+    told: list[Any] = field(default_factory=list)
+    fails: Exception | None = None
+    left: str = ""
+    """What `heal` finds, in words."""
+    arrives: bool = True
+    """Whether what is deployed is there, whatever is said about it."""
+
+    def heal(self) -> str:
+        said, self.left = self.left, ""
+        return said
+
+    def installed(self) -> Installed | None:
+        if not self.told:
+            return None
+        values = self.told[-1]
+        return Installed(release=values["release"]["release"]["sha256"], deployed=self._deployed(values))
+
+    def deploy(self, values: Any) -> Deployed | None:
+        if self.arrives:
+            self.told.append(values)
+        if self.fails is not None:
+            raise self.fails
+        return self._deployed(values)
+
+    def _deployed(self, values: Any) -> Deployed:
+        return Deployed(release="toy", namespace="prod", revision=len(self.told), values=digest.of_bytes(canonical.encode(values)).sha256)
+
+
+@dataclass
+class Office:
+    """A store with runs, a policy, and whoever releases."""
+
+    store: LocalStore
+    policies: Policies
+    fake: Fake = field(default_factory=Fake)
+    minutes: int = 0
+
+    def desk(self, environment: str = "prod", **more: Any) -> Desk:
+        plain: dict[str, Any] = {
+            "store": self.store, "policies": self.policies, "environment": environment, "signer": SIGNERS["promoter"],
+            "deployer": lambda _: self.fake, "clock": self.clock,
+        }  # fmt: skip
+        return Desk(**{**plain, **more})
+
+    def clock(self) -> str:
+        self.minutes += 1
+        return stamp(NOW + timedelta(minutes=self.minutes))
+
+    def approve(self, who: str, run: str, environment: str = "prod") -> str:
+        wish = approving.Wish(run=run, environment=environment)
+        signer = SIGNERS[who]
+        return approving.sign(self.store, signer, approving.draft(self.store, self.policies, wish, signer=signer, now=NOW))
+
+
+def office(tmp_path: Path, change: Callable[[dict[str, Any]], Any] = lambda _: None, **prod: Any) -> Office:
+    store = LocalStore(content=tmp_path, documents=tmp_path)
+    return Office(store=store, policies=policies(change, **{"deploy": because("helm"), **prod}))
+
+
+def failing(why: str, state: State) -> NotServed:
+    return NotServed(why, state=state)
