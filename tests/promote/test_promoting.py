@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import platform
 import shutil
 import threading
@@ -57,7 +58,7 @@ def test_a_promotion_is_recorded_with_all_that_it_rests_on(bank: Office) -> None
     assert (begun.sequence, begun.kind, ended.state, ended.reason) == (1, Kind.PROMOTION, State.DONE, "first")
     assert len(begun.approvals) == 2
     assert begun.policy == bank.policies.digest_of("prod")
-    assert bank.fake.told[-1]["release"] == release_file(done.entry)
+    assert json.loads(bank.fake.told[-1]["release"]) == release_file(done.entry)
     assert ended.deployed
     assert bank.desk().ledger.read() == (done.entry,)
 
@@ -126,7 +127,7 @@ def test_back_and_further_back(bank: Office) -> None:
     assert serving(bank) == C
     done = rollback(bank.desk(), "toy", reason="declines doubled").entry
     assert (done.begun.kind, serving(bank)) == (Kind.ROLLBACK, B)
-    assert bank.fake.told[-1]["release"]["variants"][0]["run"] == B
+    assert json.loads(bank.fake.told[-1]["release"])["variants"][0]["run"] == B
     rollback(bank.desk(), "toy", reason="still")
     assert serving(bank) == A
     with pytest.raises(BadInput, match="nothing to go back to"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
@@ -168,7 +169,7 @@ class Fake:
         if not self.told:
             return None
         values = self.told[-1]
-        return Installed(release=values["release"]["release"]["sha256"], deployed=self._deployed(values))
+        return Installed(release=json.loads(values["release"])["release"]["sha256"], deployed=self._deployed(values))
 
     def deploy(self, values: Any) -> Deployed | None:
         if self.arrives:

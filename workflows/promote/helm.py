@@ -25,6 +25,9 @@ from workflows.prove.release import Deployed, State
 
 CHART = Path("infra/charts/model-server")
 CHART_VARIABLE = "COUNTERSIGN_CHART"
+APPROVED = "countersign-approved"
+"""The ConfigMap that lists what may serve. Only the promoter's account may write it."""
+ADMITTED = 3  # releases of a pipeline that may have pods at one time: the one before, the one on its way, one taken back
 KEPT = 20  # revisions: how far back `helm history` tells
 EVERY = 2.0  # seconds between two looks at a canary
 AWAY = ("connection refused", "i/o timeout", "no route to host", "TLS handshake timeout", "context deadline exceeded", "etcdserver")
@@ -87,13 +90,14 @@ class Helm:
         revision = self._revision()
         values = json.loads(self._ask("get", "values", self.release, "--revision", str(revision), "-o", "json").out) or {}
         deployed = self._deployed(revision, values)
-        release = values.get("release", {}).get("release", {}).get("sha256")
+        release = _release_in(values)
         if values.get("canary", {}).get("enabled") and self._rollout().get("phase") != "Healthy":
             return None
         return Installed(release=release, deployed=deployed)
 
     def deploy(self, values: Mapping[str, Any]) -> Deployed:
         before = self._good_revision()
+        self._admit(str(values["release"]))
         with tempfile.NamedTemporaryFile("w", suffix=".json", prefix="values-") as file:
             file.write(canonical.encode(dict(values)).decode())
             file.flush()
@@ -103,6 +107,22 @@ class Helm:
             self._follow_canary(deployed, before)
         self._test(deployed, before)
         return deployed
+
+    def _admit(self, release: str) -> None:
+        """Let this release into the namespace: the cluster's admission policy compares pods with what stands in this list."""
+        name, said = "configmap", self._try_kubectl("get", "configmap", APPROVED, "-o", "json")
+        told = json.loads(release)["release"]
+        key = f"{self.release}.{told['sequence']}"
+        if said.code and NONE in said.err.lower().replace("notfound", NONE):
+            self._kubectl("create", name, APPROVED, f"--from-literal={key}={release}")
+            return
+        if said.code:
+            raise self._explained(said, "kubectl get")
+        mine = sorted((k for k in json.loads(said.out).get("data") or {} if k.startswith(f"{self.release}.")), key=_sequence)
+        # Pods of the release before live on until this one is whole, and longer where it is taken back.
+        gone = [k for k in mine if k != key][: -(ADMITTED - 1)]
+        change = {"data": {key: release, **dict.fromkeys(gone)}}
+        self._kubectl("patch", name, APPROVED, "--type=merge", "-p", json.dumps(change))
 
     def _upgrade(self, file: str, *, canary: bool) -> None:
         # A canary takes as long as its analysis: Helm would wait for all of it, and take back by itself what analysis keeps.
@@ -191,8 +211,11 @@ class Helm:
             raise self._explained(said, words[0])
         return said
 
+    def _try_kubectl(self, *words: str) -> Said:
+        return (self.run or _call)(["kubectl", *words, *self._where("--context")])
+
     def _kubectl(self, *words: str) -> Said:
-        said = (self.run or _call)(["kubectl", *words, *self._where("--context")])
+        said = self._try_kubectl(*words)
         if said.code:
             raise self._explained(said, f"kubectl {words[0]}")
         return said
@@ -204,6 +227,19 @@ class Helm:
         if any(word in said.err for word in AWAY):
             return Temporary(problem, hint="the cluster does not answer: try again")
         return BadInput(problem)
+
+
+def _sequence(key: str) -> int:
+    number = key.rpartition(".")[2]
+    return int(number) if number.isdecimal() else 0
+
+
+def _release_in(values: Mapping[str, Any]) -> str | None:
+    """sha256 of the release that an installation's values name; None where they name none, as where somebody else installed it."""
+    try:
+        return str(json.loads(values["release"])["release"]["sha256"])
+    except (KeyError, TypeError, ValueError):
+        return None
 
 
 def _call(words: Sequence[str]) -> Said:

@@ -16,6 +16,7 @@ from workflows.promote.evidence import Evidence, evidence_of
 from workflows.promote.judging import Case, Judgement, judge
 from workflows.promote.ledger import Entry, Ledger
 from workflows.promote.policy import Environment, Policies, of
+from workflows.prove import canonical
 from workflows.prove.release import Kind, Release, State, Variant, wrong_shares
 from workflows.prove.signature import Signer
 from workflows.prove.verify import Verification, verify
@@ -261,9 +262,12 @@ def _begin(desk: Desk, wish: _Wish) -> Entry:
 
 def _carry_out(desk: Desk, entry: Entry) -> Entry:
     """Bring a begun release to serve, and say what came of it. What kills this process leaves it to `heal`."""
-    values = {**desk.base, "pipeline": entry.begun.pipeline, "release": release_file(entry)}
-    if entry.begun.kind is Kind.ROLLBACK:
-        values["rollback"] = True
+    values = {
+        **desk.base,
+        "pipeline": entry.begun.pipeline,
+        "release": canonical.encode(release_file(entry)).decode(),
+        "rollback": entry.begun.kind is Kind.ROLLBACK,
+    }
     try:
         deployed = desk.deployer(entry.begun.pipeline).deploy(values)
     except NotServed as error:
