@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from datetime import datetime
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -12,12 +12,11 @@ from workflows import show_releases
 from workflows.cli_audit import AsJson, Context, Namespace, Run, StoreUrl, opened
 from workflows.errors import BadInput, Problem
 from workflows.promote import approving, ledger, policy, promoting
-from workflows.promote.deployer import Deployer, Nothing
+from workflows.promote.desk import Target, at_desk
 from workflows.promote.history import with_approvers
-from workflows.promote.promoting import CHALLENGER, Asked, Desk
-from workflows.run import journal, keys, parameters
+from workflows.promote.promoting import Desk
+from workflows.run import journal, keys
 from workflows.run.session import checkout, now
-from workflows.run.store.interface import Store
 
 release = typer.Typer()
 
@@ -91,17 +90,13 @@ def promote(
     countersign promote loan-approval-a58643166e53 --env prod --reason "quarterly rebuild"
     """
     kept = opened(store)
-    desk = _desk(kept, env, _policies(policy_file), Where(namespace=namespace, context=context, values=values))
+    desk = at_desk(kept, env, _policies(policy_file), Target(namespace=namespace, context=context, values=values))
     found = journal.find(kept, run)
     if check:
         looked = promoting.look(desk, found)
         show_releases.looked(looked, env, desk.policies, as_json=as_json)
         raise typer.Exit(0 if looked.judgement.allowed else 3)
-    asked = [Asked(run=found, share=1.0 - share)]
-    if challenger is not None:
-        asked.append(Asked(run=journal.find(kept, challenger), name=CHALLENGER, share=share, shadow=share == 0))
-    elif share:
-        raise BadInput("a share without a challenger", hint="--challenger RUN")
+    asked = promoting.asked_of(found, journal.find(kept, challenger) if challenger else None, share)
     _finish(promoting.promote(desk, asked, reason=reason), file, as_json=as_json)
 
 
@@ -126,7 +121,7 @@ def rollback(
     countersign rollback --env prod --reason "declines doubled"
     """
     kept, policies = opened(store), _policies(policy_file)
-    desk = _desk(kept, env, policies, Where(namespace=namespace, context=context, values=values))
+    desk = at_desk(kept, env, policies, Target(namespace=namespace, context=context, values=values))
     _finish(promoting.rollback(desk, pipeline or _only_pipeline(desk), reason=reason), file, as_json=as_json)
 
 
@@ -152,36 +147,6 @@ def history(
     chosen = [e for e in [ledger.at_time(entries, moment)] if e] if moment else list(entries)
     serving = chosen[0] if moment and chosen else next(iter(reversed(ledger.serving(entries))), None)
     show_releases.history(with_approvers(kept, chosen), serving, policies, at=at, as_json=as_json)
-
-
-class Where:
-    """Where an environment is, for whoever deploys to it."""
-
-    def __init__(self, *, namespace: str | None, context: str | None, values: Path | None) -> None:
-        self.namespace, self.context, self.values = namespace, context, values
-
-
-def _desk(store: Store, env: str, policies: policy.Policies, where: Where) -> Desk:
-    signer, _ = keys.signer()
-    chosen = policy.of(policies, env)
-    if chosen.deploy.value == "nothing":
-        return Desk(store=store, policies=policies, environment=env, signer=signer, deployer=lambda _: Nothing())
-    from workflows.promote import helm
-
-    namespace = where.namespace or chosen.namespace.value
-
-    def deployer(pipeline: str) -> Deployer:
-        return helm.Helm.found(checkout(), pipeline, namespace=namespace, context=where.context, minutes=chosen.longest_minutes.value)
-
-    values = where.values or helm.CHART / "environments" / f"{env}.yaml"
-    return Desk(store=store, policies=policies, environment=env, signer=signer, deployer=deployer, base=_base(checkout() / values))
-
-
-def _base(path: Path) -> dict[str, Any]:
-    found = parameters.read_yaml(path, str(path))
-    if not isinstance(found, dict):
-        raise BadInput(Problem(what="no values for the chart", where=str(path), expected="a mapping"))
-    return found
 
 
 def _policies(path: Path | None) -> policy.Policies:

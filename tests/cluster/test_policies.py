@@ -200,3 +200,12 @@ def test_the_promoter_does(space: None) -> None:  # noqa: ARG001
     o["data"]["loan-approval.8"] = "{}"
     words = ["replace", "--dry-run=server", "-f", "-", "--as", f"{ACCOUNT}promoter", "--as-group", "system:masters"]
     assert "replaced" in kubectl(*words, given=json.dumps(o))
+
+
+@pytest.mark.parametrize("by", [f"{ACCOUNT}promoter", PUBLISHER])
+@pytest.mark.parametrize("name", ["countersign-promotion", "countersign-trusted-keys"])
+def test_neither_the_promoter_nor_ci_writes_the_promoters_rules(name: str, by: str) -> None:
+    taken, said = tried(config_map(name, {"environments.yaml": "x"}), by=by)
+    assert not taken
+    assert "is for administrators to say" in said
+    assert tried(config_map(name, {"environments.yaml": "x"}))[0]

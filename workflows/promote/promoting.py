@@ -26,6 +26,7 @@ from workflows.run.session import now as clock_of_here
 from workflows.run.store.interface import Store
 
 CHAMPION, CHALLENGER = "champion", "challenger"
+MOST = 0.9  # share of a challenger: with more it would be the champion
 
 
 @dataclass(kw_only=True)
@@ -125,7 +126,7 @@ def promote(desk: Desk, asked: Sequence[Asked], *, reason: str = "") -> Promoted
     """Bring these runs to the environment. `GateRefused` and `NotVerified` say why not; then nothing was touched."""
     healed = heal(desk)
     looked = {a.run: look(desk, a.run) for a in asked}
-    _refuse(desk.environment, looked)
+    refuse(desk.environment, looked)
     evidence = looked[asked[0].run].evidence
     if others := {x.evidence.pipeline for x in looked.values()} - {evidence.pipeline}:
         raise BadInput(Problem(what="runs of different pipelines cannot share an environment", got=", ".join(sorted(others))))
@@ -191,7 +192,19 @@ def holder_here() -> str:
     return f"workflow {workflow}" if workflow else f"{platform.node()} process {os.getpid()}"
 
 
-def _refuse(environment: str, looked: Mapping[str, Looked]) -> None:
+def asked_of(run: str, challenger: str | None, share: float) -> list[Asked]:
+    """One run, or two that share the decisions; with share 0 the second looks on."""
+    if challenger is None:
+        if share:
+            raise BadInput("a share without a challenger", hint="--challenger RUN")
+        return [Asked(run=run)]
+    if not 0 <= share <= MOST:
+        raise BadInput(Problem(what="not a challenger's share", expected=f"0 to {MOST}", got=f"{share:g}"))
+    return [Asked(run=run, share=1.0 - share), Asked(run=challenger, name=CHALLENGER, share=share, shadow=share == 0)]
+
+
+def refuse(environment: str, looked: Mapping[str, Looked]) -> None:
+    """Raise where a run may not come: `NotVerified` for what is not what it says, `GateRefused` for all else."""
     problems = [Problem(what=why, where=f"{run} for {environment}") for run, x in looked.items() for why in x.judgement.reasons]
     if any(x.evidence.findings for x in looked.values()):
         raise NotVerified(*problems)
