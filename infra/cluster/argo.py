@@ -1,4 +1,4 @@
-"""Installs Argo from the project's kustomizations, and brings the image that steps run in."""
+"""Installs Argo and what promotion needs from the project's kustomizations, and brings the image that steps run in."""
 
 from __future__ import annotations
 
@@ -22,6 +22,8 @@ from workflows.errors import Temporary
 
 WORKFLOWS = ROOT / "infra/argo/overlays"
 EVENTS = ROOT / "infra/events/overlays"
+PROMOTION = (ROOT / "infra/rollouts/overlays", ROOT / "infra/monitoring/overlays")
+POLICIES = ROOT / "infra/policies"
 # Each keeps what is there, and prints no value.
 WORKFLOW_SECRETS = (ROOT / "infra/argo/secrets", "--store", f"{STORE_NAMESPACE}/{STORE_SECRET}")
 EVENT_SECRETS = (sys.executable, ROOT / "infra/events/make_secrets.py")
@@ -43,6 +45,13 @@ def event_phases(kube: Kube, overlay: str) -> Iterator[Phase]:
     if EVENT_SECRETS[1].exists():
         yield secrets_phase(kube, "secrets of events", EVENT_SECRETS)
     yield from overlays(kube, EVENTS, overlay)
+
+
+def promotion_phases(kube: Kube, overlay: str) -> Iterator[Phase]:
+    """What canaries and autoscalers need, and what the cluster itself refuses."""
+    for parent in PROMOTION:
+        yield from overlays(kube, parent, overlay)
+    yield from overlays(kube, POLICIES.parent, POLICIES.name)
 
 
 def overlays(kube: Kube, parent: Path, *names: str) -> Iterator[Phase]:

@@ -79,7 +79,7 @@ def command(commands: Commands, name: str, do: Callable[[Places, argparse.Namesp
 
 def add_up(commands: Commands) -> None:
     one = command(commands, "up", do_up, "bring the cluster up; safe to repeat")
-    one.add_argument("--with", dest="extra", choices=["promotion"], help="also Argo Rollouts and metrics-server")
+    one.add_argument("--with", dest="extra", choices=["promotion"], help="also Argo Rollouts, metrics-server, Prometheus and the policies")
     one.add_argument(
         "--install-packages", action="store_true", default=os.environ.get("CI") == "true", help="let it install Debian packages"
     )
