@@ -160,8 +160,11 @@ class Disk:
     def _recover(self) -> None:
         """Take up the file that was being written: whole lines stay and are signed; what has no end nobody was answered for."""
         path = self.folder / f"{self._first:012d}{LINES}"
-        if strange := [p.name for p in sorted(self.folder.glob(f"*{LINES}")) if p != path and not p.with_suffix(SIGNED).exists()]:
-            raise NotVerified(Problem(what="lines that no batch leads to", where=str(self.folder / strange[0])), hint=ASIDE)
+        for lines in sorted(self.folder.glob(f"*{LINES}")):
+            if lines != path and not lines.with_suffix(SIGNED).exists():
+                if not lines.with_suffix(SENT).exists():
+                    raise NotVerified(Problem(what="lines that no batch leads to", where=str(lines)), hint=ASIDE)
+                lines.unlink()
         data = path.read_bytes()
         whole = data[: data.rfind(b"\n") + 1]
         if torn := data[len(whole) :]:
@@ -192,7 +195,7 @@ def clear(folder: Path, keep: int) -> None:
         if size <= keep:
             return
         size -= path.with_suffix(LINES).stat().st_size
-        # The statement goes first: lines without one would stand for a damaged log only where they cannot be followed.
+        # In this order: lines without a statement that say they were sent are what an interrupted clearing left.
         for suffix in (SIGNED, LINES, SENT):
             path.with_suffix(suffix).unlink(missing_ok=True)
 
