@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from tests.serve import world
+from tests.serve.logs import KEYS
 from workflows.serve.loading import Served, load
 from workflows.serve.release import read
 
@@ -16,6 +17,6 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> world.Made:
 
 @pytest.fixture(scope="session")
 def served(made: world.Made) -> Served:
-    return load(read(world.release(made.variant()), "release"), made.store, world.KEYS)[0]
+    return load(read(world.release(made.variant()), "release"), made.store, KEYS)[0]
 
 

@@ -11,7 +11,8 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from tests.serve import world
-from tests.serve.world import KEYS, VERDICTS
+from tests.serve.logs import KEYS
+from tests.serve.world import VERDICTS
 from workflows.errors import BadInput, NotVerified
 from workflows.prove.record import Outcome
 from workflows.prove.signature import Keyring, Signer

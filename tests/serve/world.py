@@ -7,10 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-
 from steps.contract import ContractParams, describe
 from steps.drift import SketchParams, sketch
+from tests.serve.logs import PRIVATE, SIGNER
 from tests.steps.example import ROWS, trained
 from tests.steps.test_contract import PARAMS
 from workflows.declare import Kind
@@ -21,9 +20,6 @@ from workflows.run import codec
 from workflows.run.journal import Journal
 from workflows.run.store.local import LocalStore
 
-PRIVATE = Ed25519PrivateKey.from_private_bytes(bytes(range(32)))
-SIGNER = Signer(PRIVATE)
-KEYS = Keyring({SIGNER.keyid: PRIVATE.public_key()})
 SUBJECT_KEY = bytes(range(40, 72))
 RUN, PIPELINE = "loan-approval-0123456789ab", "loan_approval"
 VERDICTS = [

@@ -120,9 +120,9 @@ class DecisionLog:
 
     def _failed(self, error: BaseException) -> None:
         self.failures += 1
-        if self.well:
+        was, self.well = self.well, False
+        if was:
             log.error("the decision log cannot be written; decisions are refused", why=str(error))
-        self.well = False
 
     async def run(self) -> None:
         """Sign what is due and see whether a disk that was full takes more, for as long as the server runs."""
