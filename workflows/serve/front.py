@@ -128,11 +128,7 @@ class Front:
         if service is None or self.state.draining:
             raise Refused(503, "not ready", "; ".join(self.state.problems), retry=1)
         trace = self._headers(scope)
-        try:
-            async with asyncio.timeout(self.bounds.seconds):
-                data = await whole(receive, self.bounds.body)
-        except TimeoutError:
-            raise Refused(408, "the request took too long to arrive", f"at most {self.bounds.seconds:g} seconds") from None
+        data = await self._arrived(receive)
         body = parsed(data)
         try:
             async with asyncio.timeout(self.bounds.seconds):
@@ -163,17 +159,21 @@ class Front:
             raise Refused(415, "not JSON", "content-type: application/json")
         return trace
 
-    async def _other(self, scope: Scope, receive: Receive, send: Send) -> int:
-        """What the framework answers, within the same bounds."""
-        status, sent = 500, 0
+    async def _arrived(self, receive: Receive) -> bytes:
+        try:
+            async with asyncio.timeout(self.bounds.seconds):
+                return await whole(receive, self.bounds.body)
+        except TimeoutError:
+            raise Refused(408, "the request took too long to arrive", f"at most {self.bounds.seconds:g} seconds") from None
 
-        async def counted() -> Message:
-            nonlocal sent
-            message = await receive()
-            sent += len(message.get("body", b""))
-            if sent > self.bounds.body:
-                raise too_large(self.bounds.body)
-            return message
+    async def _other(self, scope: Scope, receive: Receive, send: Send) -> int:
+        """What the framework answers. It gets a request when that is whole."""
+        status = 500
+        data = await self._arrived(receive)
+        waiting = [{"type": "http.request", "body": data, "more_body": False}]
+
+        async def once() -> Message:
+            return waiting.pop() if waiting else await receive()
 
         async def noted(message: Message) -> None:
             nonlocal status
@@ -183,9 +183,9 @@ class Front:
 
         try:
             async with asyncio.timeout(2 * self.bounds.seconds):
-                await self.rest(scope, counted, noted)
+                await self.rest(scope, once, noted)
         except TimeoutError:
-            raise Refused(408, "the request took too long", f"at most {self.bounds.seconds:g} seconds") from None
+            raise Refused(503, "not answered in time", "try again", retry=1) from None
         return status
 
     def _measured(self, route: str, status: int, seconds: float) -> None:
