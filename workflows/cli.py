@@ -1,4 +1,4 @@
-"""The command line: the only place that parses arguments, chooses adapters and exits; `cli_audit` and `cli_decisions` are its other parts."""
+"""The command line: the only place that parses arguments, chooses adapters and exits, with `cli_audit` and `cli_decisions`."""
 
 from __future__ import annotations
 

@@ -21,7 +21,9 @@ def replayed(found: Replayed, *, as_json: bool) -> None:
     said, now, record = json.loads(found.said), json.loads(found.now), found.record
     if as_json:
         log = {"batch": found.batch, "signer": found.signer}
-        answer({"decision": found.decision, "same": found.same, "said": said, "now": now, "by": record["by"], "at": record["at"], "log": log})
+        answer(
+            {"decision": found.decision, "same": found.same, "said": said, "now": now, "by": record["by"], "at": record["at"], "log": log}
+        )
         return
     console = Console(highlight=False, soft_wrap=True)
     words = ("the same score and reasons, bit for bit", "green") if found.same else ("something else came out", "bold red")

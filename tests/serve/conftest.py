@@ -18,5 +18,3 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> world.Made:
 @pytest.fixture(scope="session")
 def served(made: world.Made) -> Served:
     return load(read(world.release(made.variant()), "release"), made.store, KEYS)[0]
-
-

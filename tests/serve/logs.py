@@ -1,4 +1,4 @@
-"""A decision log of records that say nothing, and the key that signs it. Imports no model library: processes that get killed start with it."""
+"""A decision log of records that say nothing, and the key that signs it. Imports no model library: it starts processes that get killed."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from workflows.prove import canonical
 from workflows.prove.signature import Keyring, Signer
-from workflows.serve.disk import Disk
+from workflows.serve.disk import Disk, Owner
 
 PRIVATE = Ed25519PrivateKey.from_private_bytes(bytes(range(32)))
 SIGNER = Signer(PRIVATE)
@@ -20,7 +20,7 @@ NOW = "2026-03-01T12:00:00.000000+00:00"
 
 def disk(top: Path, **how: Any) -> Disk:
     given = {"environment": "prod", "pipeline": "loan_approval", "signer": SIGNER, "keys": KEYS, "now": lambda: NOW, **how}
-    return Disk(top / "log", **given)
+    return Disk(top / "log", Owner(**given))
 
 
 def record(n: int) -> tuple[bytes, int]:

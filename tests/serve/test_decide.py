@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
@@ -109,7 +110,9 @@ def test_what_the_rule_needs_must_be_said(served: Served) -> None:
 
 json_like = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
-    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.sampled_from([*FEATURES, "subject", "features", "x"]), inner, max_size=5),
+    lambda inner: (
+        st.lists(inner, max_size=4) | st.dictionaries(st.sampled_from([*FEATURES, "subject", "features", "x"]), inner, max_size=5)
+    ),
     max_leaves=12,
 )
 
@@ -118,12 +121,8 @@ json_like = st.recursive(
 @given(sent=json_like, features=st.dictionaries(st.sampled_from([*FEATURES, "x"]), json_like, max_size=5))
 def test_whatever_is_sent_is_decided_or_refused(served: Served, sent: Any, features: Any) -> None:
     for said in (sent, body(features), body(FEATURES, groups=sent)):
-        try:
-            answer = served.model.decide(served.model.contract.check(said))
-        except BadApplication as error:
-            assert error.problems
-        else:
-            assert 0 <= answer.score <= 1
+        with suppress(BadApplication):  # any other error fails
+            assert 0 <= served.model.decide(served.model.contract.check(said)).score <= 1
 
 
 def test_decisions_and_reasons_are_those_of_the_steps(served: Served) -> None:

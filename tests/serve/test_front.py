@@ -55,7 +55,11 @@ class World:
         self, path: str = "/v1/decisions", body: Any = SENT, *, method: str = "POST", parts: int = 1, wait: float = 0.0, **headers: str
     ) -> Said:
         data = body if isinstance(body, bytes) else json.dumps(body).encode()
-        given = {"content-type": "application/json", "content-length": str(len(data)), **{k.replace("_", "-"): v for k, v in headers.items()}}
+        given = {
+            "content-type": "application/json",
+            "content-length": str(len(data)),
+            **{k.replace("_", "-"): v for k, v in headers.items()},
+        }
         size = -(-len(data) // parts) or 1
         pieces = [data[i : i + size] for i in range(0, len(data), size)] or [b""]
         said = Said()
@@ -75,12 +79,22 @@ class World:
                 said.body += message.get("body", b"")
 
         raw = [(k.encode(), v.encode()) for k, v in given.items()]
-        scope = {"type": "http", "method": method, "path": path, "headers": raw, "query_string": b"", "http_version": "1.1", "scheme": "http"}
+        scope = {
+            "type": "http",
+            "method": method,
+            "path": path,
+            "headers": raw,
+            "query_string": b"",
+            "http_version": "1.1",
+            "scheme": "http",
+        }
         await self.front({**scope, "raw_path": path.encode(), "server": ("x", 1), "client": ("x", 1), "root_path": ""}, receive, send)
         return said
 
 
-def run(tmp_path: Path, made: world.Made, work: Callable[[World], Awaitable[Any]], *variants: Any, bounds: Bounds | None = None, **limits: Any) -> Any:
+def run(
+    tmp_path: Path, made: world.Made, work: Callable[[World], Awaitable[Any]], *variants: Any, bounds: Bounds | None = None, **limits: Any
+) -> Any:
     async def inside() -> Any:
         release = read(world.release(*(variants or (made.variant(),))), "release")
         served = load(release, made.store, KEYS)
@@ -129,7 +143,11 @@ async def statuses(w: World, sent: list[tuple[dict[str, Any], int, str]]) -> lis
     wrong = []
     for how, status, words in sent:
         said = await w.ask(**how)
-        if said.status != status or words not in said.body.decode() or (status != 200 and "problem+json" not in said.headers["content-type"]):
+        if (
+            said.status != status
+            or words not in said.body.decode()
+            or (status != 200 and "problem+json" not in said.headers["content-type"])
+        ):
             wrong.append(f"{str(how)[:80]}: {said.status} {said.body[:200]!r}, expected {status} {words}")
     return wrong
 
@@ -181,7 +199,9 @@ def test_ten_thousand_bytes_of_nonsense(tmp_path: Path, made: world.Made) -> Non
         data = bytearray(sound)
         for _ in range(rng.randint(1, 4)):
             at = rng.randrange(len(data))
-            data[at : at + rng.randint(0, 3)] = rng.choice([b"", b'"', b"{", b"}", b"[", b"1e9", b"null", b"\x00", b"\xc3", b"-", b"9" * 30, b",", bytes([at % 256])])
+            data[at : at + rng.randint(0, 3)] = rng.choice(
+                [b"", b'"', b"{", b"}", b"[", b"1e9", b"null", b"\x00", b"\xc3", b"-", b"9" * 30, b",", bytes([at % 256])]
+            )
         return bytes(data)
 
     async def work(w: World) -> set[int]:

@@ -30,6 +30,7 @@ from workflows.serve.disk import Disk, clear, unsent
 from workflows.serve.log import DecisionLog, Limits, NotKept
 from workflows.serve.shipping import ship, verify_logs
 
+
 def written(top: Path, *batches: int) -> Disk:
     """A log with batches of so many records each, signed but for the last batch."""
     log, n = disk(top), 0
@@ -141,7 +142,7 @@ def test_a_receipt_finds_the_tail_that_is_gone(tmp_path: Path) -> None:
     (store.documents / "cache" / "decisions" / "prod" / log.chain).unlink()
     assert findings(store) == []  # nothing in the store tells
     assert findings(store, **{log.chain: receipt}) == [f"{log.chain}: its end is missing: {receipt} was noted elsewhere and is not in it"]
-    assert findings(store, **{"ba9876543210": receipt})  # a chain that is gone as a whole
+    assert findings(store, ba9876543210=receipt)  # a chain that is gone as a whole
 
 
 def test_other_keys_are_not_trusted(tmp_path: Path) -> None:
@@ -149,7 +150,9 @@ def test_other_keys_are_not_trusted(tmp_path: Path) -> None:
     assert "signed by a key that is not at hand" in verify_logs(store, "prod", Keyring({}))[0].findings[0]
 
 
-@pytest.mark.parametrize("change", [{"first": 0}, {"last": "2"}, {"chain": "x"}, {"before": "0" * 64}, {"extra": 1}, {"recovered": 0}, {"head": ""}])
+@pytest.mark.parametrize(
+    "change", [{"first": 0}, {"last": "2"}, {"chain": "x"}, {"before": "0" * 64}, {"extra": 1}, {"recovered": 0}, {"head": ""}]
+)
 def test_a_statement_is_read_strictly(tmp_path: Path, change: dict[str, Any]) -> None:
     batch = written(tmp_path, 2).seal()
     assert batch
@@ -286,6 +289,14 @@ def run(tmp_path: Path, work: Callable[[DecisionLog], Any], **limits: Any) -> An
     return asyncio.run(inside())
 
 
+async def until(true: Callable[[], bool]) -> None:
+    async with asyncio.timeout(20):
+        while True:
+            if true():
+                return
+            await asyncio.sleep(0.02)
+
+
 def test_many_at_once_share_writes_and_each_knows_its_place(tmp_path: Path) -> None:
     async def work(log: DecisionLog) -> Any:
         calls = 0
@@ -317,8 +328,7 @@ def test_what_cannot_be_kept_is_not_answered_and_then_it_goes_on(tmp_path: Path)
                 with pytest.raises(NotKept):
                     await log.keep(*record(n))
             assert not log.well
-        while not log.well:  # mends itself
-            await asyncio.sleep(0.05)
+        await until(lambda: log.well)  # mends itself
         head = await log.keep(*record(3))
         ticking.cancel()
         return head
@@ -331,8 +341,7 @@ def test_batched_mode_does_not_wait_and_is_bounded(tmp_path: Path) -> None:
         assert [await log.keep(*record(n)) for n in range(5)] == [None] * 5
         with pytest.raises(NotKept):
             await log.keep(*record(5))
-        while log.waiting:
-            await asyncio.sleep(0.02)
+        await until(lambda: not log.waiting)
         await log.keep(*record(6))
 
     run(tmp_path, work, strict=False, most_waiting=5)
@@ -345,10 +354,8 @@ def test_batched_mode_keeps_what_a_full_disk_refused(tmp_path: Path) -> None:
     async def work(log: DecisionLog) -> Any:
         with no_room(10):
             await log.keep(*record(0))
-            while log.well:
-                await asyncio.sleep(0.02)
-        while log.waiting:
-            await asyncio.sleep(0.05)
+            await until(lambda: not log.well)
+        await until(lambda: not log.waiting)
 
     run(tmp_path, work, strict=False)
     assert len((tmp_path / "log" / "000000000001.jsonl").read_bytes().splitlines()) == 1
@@ -389,5 +396,3 @@ def test_kill_9_loses_nothing_that_was_answered(tmp_path: Path) -> None:
     lines = b"".join(p.read_bytes() for p in sorted((tmp_path / "log").glob("*.jsonl"))).splitlines()
     known = {str(i): hashlib.sha256(x).hexdigest() for i, x in enumerate(lines, 1)}
     assert all(known[n] == sha for n, sha in answered)
-
-

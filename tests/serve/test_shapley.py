@@ -57,7 +57,9 @@ def unlike(data: Any) -> Any:
     monotone=st.booleans(),
     weighted=st.booleans(),
 )
-def test_contributions_are_lightgbms(seed: int, leaves: int, *, zero: bool, missing: bool, categorical: bool, monotone: bool, weighted: bool) -> None:
+def test_contributions_are_lightgbms(
+    seed: int, leaves: int, *, zero: bool, missing: bool, categorical: bool, monotone: bool, weighted: bool
+) -> None:
     how: dict[str, Any] = {"num_leaves": leaves, "zero_as_missing": zero, "use_missing": missing}
     how |= {"categorical": [FEATURES - 1]} if categorical else {}
     how |= {"monotone_constraints": [1, -1] + [0] * (FEATURES - 2)} if monotone else {}

@@ -76,7 +76,13 @@ def keep(store: LocalStore, scratch: Path, values: dict[str, tuple[Kind, Any]]) 
 
 
 def sealed(
-    store: LocalStore, items: dict[str, Item], *, run: str = RUN, outcome: Outcome = Outcome.DONE, verdicts: Any = VERDICTS, signer: Signer = SIGNER
+    store: LocalStore,
+    items: dict[str, Item],
+    *,
+    run: str = RUN,
+    outcome: Outcome = Outcome.DONE,
+    verdicts: Any = VERDICTS,
+    signer: Signer = SIGNER,
 ) -> Made:
     digest = of_bytes(b"code").sha256
     if verdicts is not None:

@@ -24,7 +24,9 @@ VERSION = "1"
 
 def make(state: State) -> FastAPI:
     """The framework's application. Decisions are described here and answered by `front`."""
-    app = FastAPI(title="Countersign model server", version=VERSION, description="Decisions with reasons, each in a log that can be verified.")
+    app = FastAPI(
+        title="Countersign model server", version=VERSION, description="Decisions with reasons, each in a log that can be verified."
+    )
     _describe(app, state)
     _refusals(app)
     _health(app, state)
@@ -74,7 +76,9 @@ def _refusals(app: FastAPI) -> None:
 
     @app.exception_handler(RequestValidationError)
     async def invalid(_request: Request, error: RequestValidationError) -> JSONResponse:
-        problems = [{"where": ".".join(map(str, e["loc"]))[:200], "what": e["msg"], "expected": "", "got": ""} for e in error.errors()[:100]]
+        problems = [
+            {"where": ".".join(map(str, e["loc"]))[:200], "what": e["msg"], "expected": "", "got": ""} for e in error.errors()[:100]
+        ]
         return problem(Refused(422, "not a request of this protocol", "see problems", problems=problems))
 
 

@@ -21,7 +21,9 @@ from workflows.prove.signature import BadSignature, Keyring
 BATCH = "urn:countersign:decisions:v1"
 CHAIN = re.compile(r"[0-9a-f]{12}")
 MD5 = re.compile(r"[0-9a-f]{32}")
-LINE = re.compile(rb'\{"body":(?P<body>\{.*\}),"chain":"(?P<chain>[0-9a-f]{12})","number":(?P<number>[0-9]+),"previous":"(?P<previous>[0-9a-f]{64})"\}')
+LINE = re.compile(
+    rb'\{"body":(?P<body>\{.*\}),"chain":"(?P<chain>[0-9a-f]{12})","number":(?P<number>[0-9]+),"previous":"(?P<previous>[0-9a-f]{64})"\}'
+)
 
 
 class NotABatch(ValueError):
@@ -228,4 +230,3 @@ def _gaps(chain: str, opened: Sequence[Opened]) -> Iterator[str]:
         elif b.previous != head.sha256 or b.before != before:
             yield f"{chain}/{b.name}: it does not follow the batch before it"
         head, before = Head(number=b.last, sha256=b.head), o.sha256
-

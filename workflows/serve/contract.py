@@ -10,6 +10,7 @@ FORMAT = "urn:countersign:contract:v1"
 NAN = float("nan")
 LONGEST_SUBJECT = 200
 FIELDS = ("subject", "features", "groups", "explain")
+HUGE = 1e300
 MOST_PROBLEMS = 100
 """An answer names no more: a caller who sends ten thousand unknown fields learns it from the first hundred."""
 
@@ -77,7 +78,9 @@ class Feature:
             return Wrong(where=where, what="missing", expected=self.bounds)
         if type(value) is not float and type(value) is not int:
             return Wrong(where=where, what="wrong type", expected=self.bounds, got=_kind(value))
-        return Wrong(where=where, what=self._off(value), expected=self.bounds, got=f"{value:.12g}" if abs(value) < 1e300 else "a huge number")
+        return Wrong(
+            where=where, what=self._off(value), expected=self.bounds, got=f"{value:.12g}" if abs(value) < HUGE else "a huge number"
+        )
 
     def _off(self, value: float) -> str:
         if self.type == "category":
@@ -172,7 +175,9 @@ class Contract:
                 yield Wrong(where=f"groups.{name}", what="unknown group", expected=f"one of {', '.join(sorted(self.groups[name]))}")
         for name in self.needs:
             if name not in groups:
-                yield Wrong(where=f"groups.{name}", what="missing: the decision rule needs it", expected=", ".join(sorted(self.groups[name])))
+                yield Wrong(
+                    where=f"groups.{name}", what="missing: the decision rule needs it", expected=", ".join(sorted(self.groups[name]))
+                )
 
     def _wrong_features(self, given: object) -> Iterator[Wrong]:
         if type(given) is not dict:

@@ -95,7 +95,11 @@ class Model:
     def reasons(self, row: Sequence[float]) -> tuple[Reason, ...]:
         """What lowered the score most, as `steps.explain` ranks it: by contribution, ties by name."""
         features = self.contract.features
-        worst = sorted((c, f.name, i) for i, (v, f) in enumerate(zip(self.contributions(row).tolist(), features, strict=True)) if (c := round(v, DIGITS)) < 0)
+        worst = sorted(
+            (c, f.name, i)
+            for i, (v, f) in enumerate(zip(self.contributions(row).tolist(), features, strict=True))
+            if (c := round(v, DIGITS)) < 0
+        )
         return tuple(
             Reason(code=features[i].reason_code, words=features[i].reason_words, feature=name, contribution=c)
             for c, name, i in worst[: self.contract.most_reasons]

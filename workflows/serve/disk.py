@@ -20,6 +20,7 @@ import os
 import secrets
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 
 from workflows.errors import BadInput, NotVerified, Problem, Temporary
@@ -34,14 +35,25 @@ PROBE = 64 * 1024  # bytes that must find room before a full disk counts as mend
 ASIDE = "keep the folder for whoever looks into it, and start with an empty one: that begins a new chain"
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Owner:
+    """Whose log it is, who signs it, and whose signatures count when it is taken up again."""
+
+    environment: str
+    pipeline: str
+    signer: Signer
+    keys: Keyring
+    now: Callable[[], str]
+    """The time, as RFC 3339 has it."""
+
+
 class Disk:
     """One chain in a folder. Making it mends what a crash left, or raises `NotVerified` where more than that is wrong."""
 
-    def __init__(self, folder: Path, *, environment: str, pipeline: str, signer: Signer, keys: Keyring, now: Callable[[], str]) -> None:
-        self.folder, self.environment, self.pipeline = folder, environment, pipeline
-        self._signer, self._keys, self._now = signer, keys, now
+    def __init__(self, folder: Path, owner: Owner) -> None:
+        self.folder, self._owner = folder, owner
         self._lock = _locked(folder)
-        self.chain = _identity(folder, environment, pipeline)
+        self.chain = _identity(folder, owner)
         self._before: str | None = None
         self.head = chains.start(self.chain)
         self.torn = 0
@@ -75,8 +87,8 @@ class Disk:
             return None
         batch = Batch(
             chain=self.chain,
-            environment=self.environment,
-            pipeline=self.pipeline,
+            environment=self._owner.environment,
+            pipeline=self._owner.pipeline,
             first=self._first,
             last=self.head.number,
             previous=self._previous,
@@ -88,9 +100,9 @@ class Disk:
             begun=self._begun,
             ended=self._ended,
             recovered=recovered,
-            at=self._now(),
+            at=self._owner.now(),
         )
-        envelope = self._signer.sign(chains.encode(batch))
+        envelope = self._owner.signer.sign(chains.encode(batch))
         files.write(self.folder / f"{batch.name}{SIGNED}", envelope)
         self._before = hashlib.sha256(envelope).hexdigest()
         os.close(self._handle)
@@ -144,7 +156,7 @@ class Disk:
         """Follow the signed batches that lie here; the first may follow one that was sent and cleared away."""
         for i, path in enumerate(sorted(self.folder.glob(f"*{SIGNED}"))):
             try:
-                opened = chains.open_batch(path.read_bytes(), self._keys)
+                opened = chains.open_batch(path.read_bytes(), self._owner.keys)
                 b = opened.batch
                 if i == 0 and b.first > 1:
                     self._before, self.head = b.before, Head(number=b.first - 1, sha256=b.previous)
@@ -223,18 +235,18 @@ def _locked(folder: Path) -> int:
     return handle
 
 
-def _identity(folder: Path, environment: str, pipeline: str) -> str:
+def _identity(folder: Path, owner: Owner) -> str:
     """The chain that lies in the folder; a new one in an empty folder."""
     path = folder / "chain.json"
     if not path.exists():
-        said = {"chain": secrets.token_hex(6), "environment": environment, "pipeline": pipeline}
+        said = {"chain": secrets.token_hex(6), "environment": owner.environment, "pipeline": owner.pipeline}
         files.write(path, canonical.encode(said))
     try:
         said = canonical.decode(path.read_bytes())
         chain, there = said["chain"], (said["environment"], said["pipeline"])
     except (canonical.NotCanonical, KeyError, TypeError) as error:
         raise NotVerified(Problem(what=f"cannot be read: {error}", where=str(path)), hint=ASIDE) from error
-    if there != (environment, pipeline) or not chains.CHAIN.fullmatch(chain):
-        expected, got = f"{environment}, {pipeline}", f"{there[0]}, {there[1]}"
+    if there != (owner.environment, owner.pipeline) or not chains.CHAIN.fullmatch(chain):
+        expected, got = f"{owner.environment}, {owner.pipeline}", f"{there[0]}, {there[1]}"
         raise BadInput(Problem(what="a decision log of something else lies here", where=str(path), expected=expected, got=got))
     return str(chain)

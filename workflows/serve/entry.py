@@ -118,9 +118,7 @@ def application_of(entry: Mapping[str, Any], contract: Contract, keeper: Keeper)
     if keeper.features(values) != said["digest"]:
         raise NotSealed("the features do not have the digest that the record gives: another subject key, or they were changed")
     groups = {n: values[f"group:{n}"] for n in contract.needs}
-    return Application(
-        subject="", values=tuple(values[f.name] for f in contract.features), groups=groups, explain=bool(said["explain"])
-    )
+    return Application(subject="", values=tuple(values[f.name] for f in contract.features), groups=groups, explain=bool(said["explain"]))
 
 
 def encode(  # noqa: PLR0913 - one argument a part of the record

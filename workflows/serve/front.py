@@ -48,7 +48,9 @@ class Bounds:
 class Refused(Exception):
     """A request that is not answered as asked: status, what to do about it, and all problems found."""
 
-    def __init__(self, status: int, title: str, detail: str = "", *, problems: list[dict[str, str]] | None = None, retry: int | None = None) -> None:
+    def __init__(
+        self, status: int, title: str, detail: str = "", *, problems: list[dict[str, str]] | None = None, retry: int | None = None
+    ) -> None:
         self.status, self.title, self.detail, self.problems, self.retry = status, title, detail, problems, retry
         super().__init__(title)
 
@@ -101,7 +103,9 @@ class Front:
         status = 500
         try:
             if self.at_work > self.bounds.at_once:
-                raise Refused(503, "too many requests at once", f"at most {self.bounds.at_once} are answered at the same time; try again", retry=1)
+                raise Refused(
+                    503, "too many requests at once", f"at most {self.bounds.at_once} are answered at the same time; try again", retry=1
+                )
             if route == DECISIONS:
                 answer = await self._decision(scope, receive)
                 status = 200
@@ -113,7 +117,7 @@ class Front:
             await reply(send, status, refused.body, retry=refused.retry, problem=True, closing=self.state.draining or status in {408, 413})
         except Gone:
             status = 499  # as nginx calls it: nobody is there to be answered
-        except Exception:  # noqa: BLE001 - whatever it is, a caller learns no more than that, and the server goes on
+        except Exception:
             log.exception("a request failed", route=route)
             await reply(send, 500, Refused(500, "internal error", "it was logged").body, problem=True)
         finally:
@@ -135,9 +139,11 @@ class Front:
                 answer = await service.decide(body, trace)
         except BadApplication as error:
             self.metrics.problems.labels(error.problems[0].what).inc()
-            raise Refused(422, "the application cannot be decided", "see problems", problems=[p.to_json() for p in error.problems]) from None
+            raise Refused(
+                422, "the application cannot be decided", "see problems", problems=[p.to_json() for p in error.problems]
+            ) from None
         except Undecidable as error:
-            log.error("no decision without a reason", why=str(error))
+            log.warning("no decision without a reason", why=str(error))
             raise Refused(500, "no decision", str(error)) from None
         except NotKept:
             raise Refused(503, "not decided", "the decision log cannot be written; nothing was decided", retry=1) from None
@@ -258,7 +264,9 @@ _PLAIN = (b"content-type", b"application/json")
 _PROBLEM = (b"content-type", b"application/problem+json")
 
 
-async def reply(send: Send, status: int, body: bytes, *, retry: int | None = None, problem: bool = False, closing: bool = False) -> None:
+async def reply(  # noqa: PLR0913 - one argument a header
+    send: Send, status: int, body: bytes, *, retry: int | None = None, problem: bool = False, closing: bool = False
+) -> None:
     """Send a whole answer."""
     headers = [_PROBLEM if problem else _PLAIN, (b"content-length", str(len(body)).encode())]
     if retry is not None:

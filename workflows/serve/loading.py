@@ -152,7 +152,9 @@ def build(text: bytes, rule: Mapping[str, Any], report: Mapping[str, Any], where
     if names != forest.names:
         raise NotVerified(Problem(what="the contract is of another model", where=where, expected=", ".join(forest.names)))
     if decides.attribute and decides.attribute not in contract.needs:
-        raise NotVerified(Problem(what="the rule needs an attribute that the contract does not ask for", where=where, got=decides.attribute))
+        raise NotVerified(
+            Problem(what="the rule needs an attribute that the contract does not ask for", where=where, got=decides.attribute)
+        )
     try:
         explainer = Explainer(forest)
     except TooLarge as error:
@@ -170,7 +172,9 @@ def _agree(explainer: Explainer, scorer: Scorer, contract: Contract, where: str)
         ours, theirs = explainer.contributions(row), slow(row)
         apart = max(abs(ours - theirs).max(), abs(ours.sum() + explainer.expected - scorer.raw(row)))
         if not apart <= CLOSE:
-            raise NotVerified(Problem(what="reasons from tables differ from LightGBM's", where=where, expected=f"at most {CLOSE}", got=str(apart)))
+            raise NotVerified(
+                Problem(what="reasons from tables differ from LightGBM's", where=where, expected=f"at most {CLOSE}", got=str(apart))
+            )
 
 
 def _between(low: float, high: float, codes: list[int], share: float) -> float:

@@ -39,11 +39,14 @@ def decisions(contract: Contract | None) -> dict[str, Any]:
         "post": {
             "summary": "Decide on an application",
             "operationId": "decide",
-            "description": "Score, decision and, where it is adverse or `explain` is true, its principal reasons. The decision is in the log "
-            "before it is answered (strict mode); `receipt` is the digest of its line there.",
+            "description": "Score, decision and, where it is adverse or `explain` is true, its principal reasons. The decision is in "
+            "the log before it is answered (strict mode); `receipt` is the digest of its line there.",
             "requestBody": {"required": True, "content": {"application/json": body}},
             "responses": {
-                "200": {"description": "The decision", "content": {"application/json": {"schema": ANSWER, "examples": {"declined": {"value": EXAMPLE}}}}},
+                "200": {
+                    "description": "The decision",
+                    "content": {"application/json": {"schema": ANSWER, "examples": {"declined": {"value": EXAMPLE}}}},
+                },
                 **answers,
             },
         }

@@ -66,14 +66,21 @@ def applications(asked: Inference, contract: Contract) -> list[dict[str, Any]]:
     problems = [Wrong(where="inputs", what="two tensors of one name")] if len(tensors) != len(asked.inputs) else []
     wide = tensors.get("features")
     known = {"subject", "features"} if wide else {"subject", *contract.names}
-    problems += [Wrong(where=f"inputs.{ascii(n)[1:-1]}", what="unknown tensor", expected="see the model's metadata") for n in tensors if n not in known]
+    problems += [
+        Wrong(where=f"inputs.{ascii(n)[1:-1]}", what="unknown tensor", expected="see the model's metadata")
+        for n in tensors
+        if n not in known
+    ]
     subject = tensors.get("subject")
     rows = subject.shape[0] if subject else 0
     if not 1 <= rows <= MOST_ROWS:
         problems.append(Wrong(where="inputs.subject", what="missing, or too many rows", expected=f"1 to {MOST_ROWS} subjects"))
     problems += [w for t in tensors.values() for w in _misshapen(t, rows, len(contract.features))]
     wanted = {o.name for o in asked.outputs or ()}
-    problems += [Wrong(where=f"outputs.{ascii(n[:60])[1:-1]}", what="unknown output", expected=", ".join(OUTPUTS)) for n in sorted(wanted - set(OUTPUTS))]
+    problems += [
+        Wrong(where=f"outputs.{ascii(n[:60])[1:-1]}", what="unknown output", expected=", ".join(OUTPUTS))
+        for n in sorted(wanted - set(OUTPUTS))
+    ]
     if problems:
         raise BadApplication(problems)
     return list(_rows(tensors, contract, rows))

@@ -27,6 +27,7 @@ from pathlib import Path
 
 import uvicorn
 from prometheus_client import start_http_server
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from workflows.errors import BadInput, CountersignError, NotVerified, Problem, Temporary
 from workflows.prove.signature import Keyring, Signer
@@ -36,7 +37,7 @@ from workflows.run.pod import TRUSTED
 from workflows.run.store.interface import Store
 from workflows.run.store.open import STORE, open_store
 from workflows.serve import api, loading, shipping
-from workflows.serve.disk import Disk, clear, unsent
+from workflows.serve.disk import Disk, Owner, clear, unsent
 from workflows.serve.entry import Keeper
 from workflows.serve.front import Bounds, Front, State
 from workflows.serve.log import DecisionLog, Limits
@@ -47,6 +48,7 @@ from workflows.serve.watch import Metrics
 SHIP = 2.0  # seconds between two looks for batches to send
 AGAIN = 10.0  # seconds until a store that was away is asked again
 KEEP = 1024**3  # bytes of sent batches that stay on the disk
+HEADERS = 10.0  # seconds
 MOST_CONNECTIONS = 2048
 log = structlog.get_logger()
 
@@ -103,6 +105,37 @@ class _Uvicorn(uvicorn.Server):
         yield
 
 
+class _Protocol(HttpToolsProtocol):
+    """Whoever opens a connection or begins a request, and does not say what is asked within `HEADERS` seconds, is cut off."""
+
+    _late: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn declares it
+        super().connection_made(transport)
+        self._wait()
+
+    def on_message_begin(self) -> None:
+        super().on_message_begin()
+        self._wait()
+
+    def on_headers_complete(self) -> None:
+        self._done()
+        super().on_headers_complete()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._done()
+        super().connection_lost(exc)
+
+    def _wait(self) -> None:
+        self._done()
+        self._late = self.loop.call_later(HEADERS, self.transport.close)
+
+    def _done(self) -> None:
+        if self._late:
+            self._late.cancel()
+            self._late = None
+
+
 class Process:
     """One model server, from start to end."""
 
@@ -116,7 +149,7 @@ class Process:
             host=given.host,
             port=given.port,
             loop="uvloop",
-            http="httptools",
+            http=_Protocol,
             lifespan="off",
             access_log=False,
             log_level="warning",
@@ -156,39 +189,33 @@ class Process:
 
     async def _work(self) -> None:
         """Load, then send the log for as long as the server runs."""
-        try:
-            self._log = await asyncio.to_thread(self._open_log)
-        except CountersignError as error:
-            self._unready(error)
-            return
-        while not await self._loaded():
+        while True:
+            if there := await self._loaded():
+                break
             await asyncio.sleep(AGAIN)
         async with asyncio.TaskGroup() as group:
-            group.create_task(self._log.run())
+            group.create_task(there.run())
             group.create_task(self._ship())
 
     def _open_log(self) -> DecisionLog:
         g = self.given
-        disk = Disk(
-            g.folder, environment=g.release.environment, pipeline=g.release.pipeline, signer=g.signer, keys=g.ring, now=_now
-        )
-        return DecisionLog(disk, Limits(strict=g.strict))
+        owner = Owner(environment=g.release.environment, pipeline=g.release.pipeline, signer=g.signer, keys=g.ring, now=_now)
+        return DecisionLog(Disk(g.folder, owner), Limits(strict=g.strict))
 
-    async def _loaded(self) -> bool:
-        """Whether the models are there. What only waiting mends is tried again; what does not verify stays refused."""
+    async def _loaded(self) -> DecisionLog | None:
+        """The log, once it and the models are there. Whatever is wrong is said, and looked at again: somebody may mend it."""
         g, began = self.given, time.perf_counter()
         try:
+            self._log = self._log or self._open_log()
             served = await asyncio.to_thread(loading.load, g.release, g.store, g.ring)
-            if self._log is None:
-                return False
             self.state.service = Service(g.release, served, self._log, g.keeper, self.metrics)
         except CountersignError as error:
             self._unready(error)
-            return False
+            return None
         self.state.why = []
         self.metrics.ready.set(1)
         log.info("ready", release=g.release.sequence, variants=len(served), seconds=round(time.perf_counter() - began, 3))
-        return True
+        return self._log
 
     def _unready(self, error: CountersignError) -> None:
         self.state.why = [str(p) for p in error.problems]
@@ -202,8 +229,8 @@ class Process:
                 self.metrics.log_sent_at.set(time.time())
             except (Temporary, BadInput, OSError) as error:
                 log.warning("the decision log cannot be sent; it stays on the disk", why=str(error))
-            except NotVerified as error:
-                log.error("the decision log on the disk was changed", why=str(error))
+            except NotVerified:
+                log.exception("the decision log on the disk was changed")
             await asyncio.sleep(SHIP)
 
     def _send(self) -> None:

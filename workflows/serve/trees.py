@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 import numpy.typing as npt
@@ -114,5 +115,5 @@ def _tree(fields: dict[str, str]) -> Tree:
 def _categories(bounds: Ints, words: Ints) -> tuple[frozenset[int], ...]:
     return tuple(
         frozenset(at * WORD + bit for at, word in enumerate(words[a:b]) for bit in range(WORD) if int(word) >> bit & 1)
-        for a, b in zip(bounds[:-1], bounds[1:], strict=True)
+        for a, b in pairwise(bounds)
     )

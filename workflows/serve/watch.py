@@ -32,7 +32,9 @@ class Window:
 
         known = read_sketch(pq.read_table(io.BytesIO(reference)))
         self._names = tuple(names)
-        self._then: dict[str, Counted] = {n: known["feature", n][0] for n in names if ("feature", n) in known and known["feature", n][1] is None}
+        self._then: dict[str, Counted] = {
+            n: known["feature", n][0] for n in names if ("feature", n) in known and known["feature", n][1] is None
+        }
         self._rows = np.full((WINDOW, len(names)), np.nan)
         self._next = self.seen = 0
 
@@ -61,11 +63,17 @@ class Metrics:
         self.registry = CollectorRegistry(auto_describe=True)
         r = self.registry
         self.requests = Counter("countersign_requests", "Requests answered, by route and status", ["route", "status"], registry=r)
-        self.seconds = Histogram("countersign_request_seconds", "From the last byte of a request to its answer", ["route"], buckets=LATENCIES, registry=r)
-        self.problems = Counter("countersign_refused_applications", "Applications that could not be decided, by first problem", ["what"], registry=r)
+        self.seconds = Histogram(
+            "countersign_request_seconds", "From the last byte of a request to its answer", ["route"], buckets=LATENCIES, registry=r
+        )
+        self.problems = Counter(
+            "countersign_refused_applications", "Applications that could not be decided, by first problem", ["what"], registry=r
+        )
         self.decisions = Counter("countersign_decisions", "Decisions, by variant and outcome", ["variant", "decision"], registry=r)
         self.scores = Histogram("countersign_score", "Scores, by variant", ["variant"], buckets=SCORES, registry=r)
-        self.disagreements = Counter("countersign_shadow_disagreements", "Decisions that a shadow would have made otherwise", ["variant"], registry=r)
+        self.disagreements = Counter(
+            "countersign_shadow_disagreements", "Decisions that a shadow would have made otherwise", ["variant"], registry=r
+        )
         self.groups = Counter(
             "countersign_group_decisions", "Decisions by stated group", ["variant", "attribute", "group", "decision"], registry=r
         )
@@ -77,7 +85,9 @@ class Metrics:
         self.log_failures = Gauge("countersign_log_failures_total", "Times that the log could not be written", registry=r)
         self.log_records = Gauge("countersign_log_records", "Length of the log's chain", ["chain"], registry=r)
         self.ready = Gauge("countersign_ready", "1 while decisions are taken", registry=r)
-        self.release = Gauge("countersign_release", "1 for the release that is served", ["environment", "sequence", "variant", "model"], registry=r)
+        self.release = Gauge(
+            "countersign_release", "1 for the release that is served", ["environment", "sequence", "variant", "model"], registry=r
+        )
 
     def watch(self, windows: Mapping[str, Window]) -> None:
         """Add live data, worked out when it is asked for."""
