@@ -82,7 +82,7 @@ class Metrics:
         self.log_unsigned = Gauge("countersign_log_unsigned_records", "Decisions on the disk that no batch covers yet", registry=r)
         self.log_unsent = Gauge("countersign_log_unsent_batches", "Signed batches that are not in the store yet", registry=r)
         self.log_sent_at = Gauge("countersign_log_sent_timestamp_seconds", "When the store last had everything that was signed", registry=r)
-        self.log_failures = Gauge("countersign_log_failures_total", "Times that the log could not be written", registry=r)
+        self.log_failures = Gauge("countersign_log_failures", "Times that the log could not be written", registry=r)
         self.log_records = Gauge("countersign_log_records", "Length of the log's chain", ["chain"], registry=r)
         self.ready = Gauge("countersign_ready", "1 while decisions are taken", registry=r)
         self.release = Gauge(
