@@ -1,4 +1,4 @@
-"""The command line: the only place that parses arguments, chooses adapters and exits; `cli_audit` is its other half."""
+"""The command line: the only place that parses arguments, chooses adapters and exits, with `cli_audit` and `cli_decisions`."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ import typer
 
 from workflows import show, show_cluster, show_runs
 from workflows.cli_audit import AsJson, Context, Namespace, StoreUrl, audit, opened
+from workflows.cli_decisions import decisions_app
 from workflows.cli_promote import release
 from workflows.cluster import connect, following, publishing, reconciling, results, submitting
 from workflows.cluster.interface import Progress, Workflows
@@ -44,6 +45,7 @@ keys_app = typer.Typer(help="Keys of this machine: they never leave it.")
 app.add_typer(keys_app, name="keys")
 app.add_typer(audit)
 app.add_typer(release)
+app.add_typer(decisions_app)
 
 ClusterStore = Annotated[
     str | None,
