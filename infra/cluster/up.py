@@ -148,3 +148,5 @@ def install(places: Places, kube: Kube, kind: Kind, wishes: Wishes) -> None:
         carry_out([*argo.promotion_phases(kube, overlay)])
     if wishes.step_image and argo.STEP_IMAGE.exists():
         carry_out([argo.step_image_phase(places, kind, kube)])
+        if wishes.promotion:
+            carry_out([argo.promoter_image_phase(places, kind, kube)])
