@@ -12,11 +12,12 @@ from workflows import show_releases
 from workflows.cli_audit import AsJson, Context, Namespace, Run, StoreUrl, opened
 from workflows.errors import BadInput, Problem
 from workflows.promote import approving, ledger, policy, promoting
+from workflows.promote import champion as appointed
 from workflows.promote.desk import Target, at_desk
 from workflows.promote.history import with_approvers
 from workflows.promote.promoting import Desk
-from workflows.run import journal, keys
-from workflows.run.session import checkout, now
+from workflows.run import files, journal, keys
+from workflows.run.session import checkout, find_pipeline, now
 
 release = typer.Typer()
 
@@ -147,6 +148,29 @@ def history(
     chosen = [e for e in [ledger.at_time(entries, moment)] if e] if moment else list(entries)
     serving = chosen[0] if moment and chosen else next(iter(reversed(ledger.serving(entries))), None)
     show_releases.history(with_approvers(kept, chosen), serving, policies, at=at, as_json=as_json)
+
+
+@release.command()
+def champion(
+    pipeline: Annotated[str, typer.Argument(help="Name of a pipeline, such as loan_approval.")],
+    env: Env,
+    output: Annotated[Path | None, typer.Option("-o", "--output", help="Write it here, as the source that the pipeline reads.")] = None,
+    policy_file: PolicyFile = None,
+    store: StoreUrl = None,
+    as_json: AsJson = False,
+) -> None:
+    """Say which model serves, to compare with.
+
+    What the next run's evaluation holds its model against: the model and the decision rule that decide most in the environment.
+
+    \b
+    countersign champion loan_approval --env prod -o data/loan_approval/champion/champion.json
+    """
+    kept = opened(store)
+    data = appointed.report(kept, ledger.Ledger(kept, _policies(policy_file), env), find_pipeline(pipeline))
+    if output:
+        files.write(output, data + b"\n")
+    show_releases.champion(data, output, as_json=as_json)
 
 
 def _policies(path: Path | None) -> policy.Policies:

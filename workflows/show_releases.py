@@ -128,6 +128,18 @@ def _approver(signed: Signed, policies: Policies) -> dict[str, str]:
     }  # fmt: skip
 
 
+def champion(data: bytes, path: Path | None, *, as_json: bool) -> None:
+    """Which model the next one is held against."""
+    said = json.loads(data)
+    if as_json:
+        answer({**said, "file": str(path) if path else None})
+        return
+    if said["status"] == "none":
+        print("nobody serves: there is no champion")
+    else:
+        print(f"{said['name']}: model of {len(said['model']):,} characters{f', written to {path}' if path else ''}")
+
+
 def write_file(path: Path, entry: Entry) -> None:
     """What a server is started with."""
     path.write_text(json.dumps(release_file(entry), indent=2) + "\n")
