@@ -29,6 +29,7 @@ APPROVED = "countersign-approved"
 """The ConfigMap that lists what may serve. Only the promoter's account may write it."""
 ADMITTED = 3  # releases of a pipeline that may have pods at one time: the one before, the one on its way, one taken back
 KEPT = 20  # revisions: how far back `helm history` tells
+HEALTHY = "Healthy"
 EVERY = 2.0  # seconds between two looks at a canary
 AWAY = ("connection refused", "i/o timeout", "no route to host", "TLS handshake timeout", "context deadline exceeded", "etcdserver")
 BUSY = "another operation (install/upgrade/rollback) is in progress"
@@ -73,37 +74,46 @@ class Helm:
 
     def heal(self) -> str:
         status = self._status()
+        if status == "deployed":
+            return self._heal_canary()
         if status is None or not status.startswith("pending-"):
             return ""
-        whole = [r for r in self._revisions() if r["status"] in {"deployed", "superseded"}]
-        if not whole:
-            self._ask("uninstall", self.release, "--ignore-not-found", "--wait", "--timeout", self._time)
+        back = self._revision_that("deployed", "superseded")
+        self._back(back)
+        if back is None:
             return f"Helm was at {status}, with nothing before it: it was taken away"
-        back = max(int(r["revision"]) for r in whole)
-        self._ask("rollback", self.release, str(back), "--wait", "--timeout", self._time, "--history-max", str(KEPT))
         return f"Helm was at {status}: it went back to revision {back}"
 
+    def _heal_canary(self) -> str:
+        """A canary goes on when whoever began it died: it is seen to its end, or what comes of it would be on no record."""
+        revision = self._revision()
+        values = self._values(revision)
+        if not _has_canary(values) or self._rollout()["phase"] == HEALTHY:
+            return ""
+        try:
+            self._follow_canary(self._deployed(revision, values), self._revision_that("superseded"))
+        except NotServed as error:
+            return error.why
+        return "its canary went on by itself"
+
     def installed(self) -> Installed | None:
-        status = self._status()
-        if status != "deployed":
+        if self._status() != "deployed":
             return None
         revision = self._revision()
-        values = json.loads(self._ask("get", "values", self.release, "--revision", str(revision), "-o", "json").out) or {}
-        deployed = self._deployed(revision, values)
-        release = _release_in(values)
-        if values.get("canary", {}).get("enabled") and self._rollout().get("phase") != "Healthy":
+        values = self._values(revision)
+        if _has_canary(values) and self._rollout()["phase"] != HEALTHY:
             return None
-        return Installed(release=release, deployed=deployed)
+        return Installed(release=_release_in(values), deployed=self._deployed(revision, values))
 
     def deploy(self, values: Mapping[str, Any]) -> Deployed:
-        before = self._good_revision()
+        before = self._revision_that("deployed")
         self._admit(str(values["release"]))
         with tempfile.NamedTemporaryFile("w", suffix=".json", prefix="values-") as file:
             file.write(canonical.encode(dict(values)).decode())
             file.flush()
-            self._upgrade(file.name, canary=bool(values.get("canary", {}).get("enabled")))
+            self._upgrade(file.name, canary=_has_canary(values))
         deployed = self._deployed(self._revision(), values)
-        if values.get("canary", {}).get("enabled"):
+        if _has_canary(values):
             self._follow_canary(deployed, before)
         self._test(deployed, before)
         return deployed
@@ -141,7 +151,7 @@ class Helm:
         deadline = time.monotonic() + self.minutes * 60
         while True:
             status = self._rollout()
-            if status["phase"] == "Healthy":
+            if status["phase"] == HEALTHY:
                 return
             if status["aborted"] or status["phase"] == "Degraded" or time.monotonic() > deadline:
                 why = status["message"] or status["phase"]
@@ -192,8 +202,12 @@ class Helm:
             raise self._explained(said, "history")
         return list(json.loads(said.out))
 
-    def _good_revision(self) -> int | None:
-        return max((int(r["revision"]) for r in self._revisions() if r["status"] == "deployed"), default=None)
+    def _revision_that(self, *states: str) -> int | None:
+        """The newest revision in one of these states; None where there is none."""
+        return max((int(r["revision"]) for r in self._revisions() if r["status"] in states), default=None)
+
+    def _values(self, revision: int) -> dict[str, Any]:
+        return dict(json.loads(self._ask("get", "values", self.release, "--revision", str(revision), "-o", "json").out) or {})
 
     @property
     def _time(self) -> str:
@@ -232,6 +246,10 @@ class Helm:
 def _sequence(key: str) -> int:
     number = key.rpartition(".")[2]
     return int(number) if number.isdecimal() else 0
+
+
+def _has_canary(values: Mapping[str, Any]) -> bool:
+    return bool(values.get("canary", {}).get("enabled"))
 
 
 def _release_in(values: Mapping[str, Any]) -> str | None:
