@@ -124,7 +124,7 @@ def do_around(places: Places, given: argparse.Namespace) -> int:
     if kind is Kind.LOCAL and (why := cannot_be_built(install=install)) and not os.environ.get("COUNTERSIGN_TEST_ALL"):
         print(f"not run: what needs a cluster. {why}. Then: make test-cluster", file=sys.stderr)
         return 0
-    return around(places, kind, Wishes(install_packages=install), given.words)
+    return around(places, kind, Wishes(install_packages=install, promotion=True), given.words)
 
 
 def cannot_be_built(*, install: bool) -> str:
