@@ -8,10 +8,12 @@ from typing import Annotated
 
 import typer
 
-from workflows import show_releases
+from workflows import show_cluster, show_releases
 from workflows.cli_audit import AsJson, Context, Namespace, Run, StoreUrl, opened
-from workflows.errors import BadInput, Problem
-from workflows.promote import approving, ledger, policy, promoting
+from workflows.cluster import connect, following
+from workflows.cluster.interface import Progress
+from workflows.errors import BadInput
+from workflows.promote import approving, ledger, policy, promoting, submitting
 from workflows.promote import champion as appointed
 from workflows.promote.desk import Target, at_desk
 from workflows.promote.history import with_approvers
@@ -32,6 +34,7 @@ Values = Annotated[
         "--values", help="The environment's own values for the chart; else infra/charts/model-server/environments/ENVIRONMENT.yaml."
     ),
 ]
+Wait = Annotated[bool, typer.Option("--wait", help="Where a workflow does it: follow it to its end, and end as it does.")]
 ReleaseFile = Annotated[Path | None, typer.Option("--file", help="Also write here what a server is started with.")]
 
 
@@ -75,6 +78,7 @@ def promote(
     reason: Reason = "",
     check: Annotated[bool, typer.Option("--check", help="Say whether it may, and change nothing.")] = False,
     file: ReleaseFile = None,
+    wait: Wait = False,
     values: Values = None,
     policy_file: PolicyFile = None,
     namespace: Namespace = None,
@@ -97,7 +101,13 @@ def promote(
         looked = promoting.look(desk, found)
         show_releases.looked(looked, env, desk.policies, as_json=as_json)
         raise typer.Exit(0 if looked.judgement.allowed else 3)
-    asked = promoting.asked_of(found, journal.find(kept, challenger) if challenger else None, share)
+    second = journal.find(kept, challenger) if challenger else None
+    asked = promoting.asked_of(found, second, share)
+    if desk.policy.deploy.value == "workflow":
+        promoting.refuse_for_good(desk, asked)
+        arguments = {"run": found, "challenger": second or "", "share": f"{share:g}" if second else "", "reason": reason}
+        _ask_promoter(desk, submitting.PROMOTE, arguments, namespace, context, wait=wait, as_json=as_json)
+        return
     _finish(promoting.promote(desk, asked, reason=reason), file, as_json=as_json)
 
 
@@ -107,6 +117,7 @@ def rollback(
     pipeline: Annotated[str | None, typer.Option(help="Which pipeline's server, where the environment serves several.")] = None,
     reason: Reason = "",
     file: ReleaseFile = None,
+    wait: Wait = False,
     values: Values = None,
     policy_file: PolicyFile = None,
     namespace: Namespace = None,
@@ -123,7 +134,12 @@ def rollback(
     """
     kept, policies = opened(store), _policies(policy_file)
     desk = at_desk(kept, env, policies, Target(namespace=namespace, context=context, values=values))
-    _finish(promoting.rollback(desk, pipeline or _only_pipeline(desk), reason=reason), file, as_json=as_json)
+    chosen = pipeline or promoting.only_pipeline(desk)
+    if desk.policy.deploy.value == "workflow":
+        arguments = {"pipeline": chosen, "reason": reason}
+        _ask_promoter(desk, submitting.ROLLBACK, arguments, namespace, context, wait=wait, as_json=as_json)
+        return
+    _finish(promoting.rollback(desk, chosen, reason=reason), file, as_json=as_json)
 
 
 @release.command()
@@ -177,12 +193,25 @@ def _policies(path: Path | None) -> policy.Policies:
     return policy.read(path, str(path)) if path else policy.read(checkout() / policy.PATH)
 
 
-def _only_pipeline(desk: Desk) -> str:
-    served = sorted({e.begun.pipeline for e in desk.ledger.read() if e.done})
-    if len(served) != 1:
-        expected = f"one of {', '.join(served)}" if served else "an environment that served something"
-        raise BadInput(Problem(what="which pipeline's server?", where="--pipeline", expected=expected))
-    return served[0]
+def _ask_promoter(  # what was typed
+    desk: Desk, template: str, arguments: dict[str, str], namespace: str | None, context: str | None, *, wait: bool, as_json: bool
+) -> None:
+    """Submit a workflow to the environment's own promoter; with `wait`, end as it does."""
+    workflows = connect.workflows(context, namespace or desk.policy.namespace.value)
+    done = submitting.submit(workflows, template, desk.environment, arguments)
+    if not wait:
+        show_cluster.submitted(workflows, done, f"argo get -n {workflows.namespace} {done.name}", as_json=as_json)
+        return
+    if not as_json:
+        show_cluster.started(workflows, done)
+    last: Progress | None = None
+    with show_cluster.watching(quiet=as_json) as tell:
+        for update in following.follow(workflows, done.name):
+            tell(update)
+            last = update if isinstance(update, Progress) else last
+    if last and (failure := following.failure_of(last)):
+        raise failure
+    show_releases.promoted(promoting.Promoted(entry=desk.ledger.read()[-1]), as_json=as_json)
 
 
 def _confirm(question: str) -> None:

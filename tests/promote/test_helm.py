@@ -78,6 +78,13 @@ def test_a_canary_that_never_ends_is_taken_back() -> None:
     assert caught.value.state is State.ABORTED
 
 
+def test_what_is_recorded_is_complete() -> None:
+    own = {"a": {"b": 1, "c": 0.5}, "list": [1, 2], "map": {}}
+    given = {"a": {"b": 2.0}, "list": [3], "map": {"x": "y"}, "new": {"z": 1.0}}
+    assert helm._over(own, given) == {"a": {"b": 2, "c": 0.5}, "list": [3], "map": {"x": "y"}, "new": {"z": 1}}
+    assert json.dumps(helm._over(own, given)).count(".") == 1, "Helm gives 2.0 back as 2"
+
+
 @pytest.mark.parametrize(
     ("err", "kind"),
     [

@@ -39,12 +39,12 @@ def bank(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Office:
     return found
 
 
-def approve(bank: Office, who: str) -> None:
+def approve(bank: Office, who: str, run: str = RUN) -> None:
     from datetime import UTC, datetime
 
     from workflows.promote import approving
 
-    wish = approving.Wish(run=RUN, environment="prod")
+    wish = approving.Wish(run=run, environment="prod")
     drafted = approving.draft(bank.store, bank.policies, wish, signer=SIGNERS[who], now=datetime.now(UTC))
     approving.sign(bank.store, SIGNERS[who], drafted)
 
@@ -65,6 +65,22 @@ def test_it_waits_and_goes_on_and_releases(bank: Office, tmp_path: Path) -> None
     assert (tmp_path / "out/release").read_text() == entries[0].sha256
     assert (entries[0].begun.reason, entries[0].begun.holder) == ("the first", "workflow uid-1")
     assert program._release().startswith("prod 1: nothing to do")
+
+
+def test_it_goes_back(bank: Office, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(BadInput, match="which pipeline's server"):
+        program._back()
+    other = "toy-bbbbbbbbbbbb"
+    run_in(bank.store, other)
+    for run in (RUN, other):
+        monkeypatch.setenv("COUNTERSIGN_RUN", run)
+        for who in ("vera", "olga"):
+            approve(bank, who, run)
+        program._release()
+    monkeypatch.setenv("COUNTERSIGN_REASON", "declines doubled")
+    assert program._back().startswith("prod 3: done")
+    last = ledger.Ledger(bank.store, bank.policies, "prod").read()[-1]
+    assert (last.variants[0].run, last.begun.reason) == (RUN, "declines doubled")
 
 
 def test_what_no_approval_mends_ends_it_at_once(bank: Office) -> None:

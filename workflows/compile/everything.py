@@ -45,7 +45,7 @@ def compile_all(root: Path) -> Compiled:
         raise BadInput(*dict.fromkeys([*problems, *wrong]))
     texts = texts_of(found, asked)
     if (root / ENVIRONMENTS).exists():
-        texts[promotion.PATH] = promotion.manifest()
+        texts |= promotion.manifests()
     there = {p.relative_to(root).as_posix() for f in FOLDERS for p in (root / f).glob("*.yaml")}
     return Compiled(texts=texts, orphans=sorted(there - set(texts)))
 

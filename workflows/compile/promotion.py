@@ -1,6 +1,6 @@
-"""The WorkflowTemplate `promote`: check, wait for whoever must approve, release. The same for every pipeline and environment.
+"""The WorkflowTemplates `promote` (check, wait for whoever must approve, release) and `rollback`, for every pipeline and environment.
 
-Nothing that its submitter says decides: it takes a run, a challenger, a share and a reason. Where it is, by what it judges, with
+Nothing that their submitter says decides: a run, a challenger, a share and a reason; a pipeline. Where it is, by what it judges, with
 which values it deploys and which image it is, stands in a ConfigMap that only administrators write. Its code is in its image:
 CI, which publishes the pipelines' code, must not be able to publish the promoter's.
 """
@@ -18,24 +18,26 @@ from workflows.compile.dvc import COMMENT
 from workflows.compile.text import dump
 
 FOLDER = "infra/argo/promotion"
-PATH = f"{FOLDER}/promote.yaml"
-NAME = "promote"
+NAME, BACK = "promote", "rollback"
 ACCOUNT = "promoter"
 KEY = "promoter-key"
 CODE = "/opt/countersign/code"
 """Where the promoter's image has the project's code."""
 FILES = "/etc/countersign"
 SETTINGS = "countersign-promotion"
+ASKED = {"check": ("run", "challenger", "share"), "release": ("run", "challenger", "share", "reason"), "back": ("pipeline", "reason")}
+"""Task -> parameters of the workflow that it is told."""
 RELEASE_TIMEOUT = 2 * 3600  # seconds: longer than any policy's longest_minutes would be sensible
 WAITING = 7 * 24 * 3600  # seconds that it waits for whoever must approve
 
 
-def manifest() -> str:
-    """The text of the manifest."""
-    return dump(_template().to_dict(), COMMENT)
+def manifests() -> dict[str, str]:
+    """Path -> text of the manifests."""
+    made = {NAME: _promote(), BACK: _rollback()}
+    return {f"{FOLDER}/{name}.yaml": dump(template.to_dict(), COMMENT) for name, template in made.items()}
 
 
-def _template() -> WorkflowTemplate:
+def _promote() -> WorkflowTemplate:
     check, release = _task("check", ("state", "command", "missing"), token=False), _task("release", ("release", "sequence"), token=True)
     wait = Suspend(
         name="approval",
@@ -46,26 +48,8 @@ def _template() -> WorkflowTemplate:
         ],
         annotations={"workflows.argoproj.io/display-name": "wait: {{inputs.parameters.type-this}}"},
     )
-    with (
-        WorkflowTemplate(
-            name=NAME,
-            entrypoint=NAME,
-            annotations={"workflows.argoproj.io/description": "Bring a model to this environment: verified, approved, recorded"},
-            labels={"app.kubernetes.io/part-of": "countersign"},
-            arguments=[*_asked(), _image()],
-            security_context=m.PodSecurityContext(
-                run_as_non_root=True, run_as_user=argo.USER, fs_group=argo.USER, seccomp_profile=m.SeccompProfile(type="RuntimeDefault")
-            ),
-            service_account_name=ACCOUNT,
-            automount_service_account_token=False,
-            executor=m.ExecutorConfig(service_account_name=argo.STEP_ACCOUNT),
-            archive_logs=True,
-            pod_gc=m.PodGC(strategy="OnPodSuccess"),
-            ttl_strategy=m.TTLStrategy(seconds_after_completion=30 * 24 * 3600),
-            templates=[check, wait, release],
-        ) as template,
-        Steps(name=NAME),
-    ):
+    about = "Bring a model to this environment: verified, approved, recorded"
+    with _template(NAME, about, _asked(), [check, wait, release]) as template, Steps(name=NAME):
         ArgoStep(name="check", template="check")
         ArgoStep(
             name="approval",
@@ -78,6 +62,38 @@ def _template() -> WorkflowTemplate:
         )
         ArgoStep(name="release", template="release")
     return template
+
+
+def _rollback() -> WorkflowTemplate:
+    """One task: whoever is on call waits for nobody."""
+    back = _task("back", ("release", "sequence"), token=True)
+    asked = [
+        Parameter(name="pipeline", value="", description="Which pipeline's server; empty: the only one that serves here"),
+        Parameter(name="reason", value="", description="Why; it is recorded"),
+    ]
+    with _template(BACK, "Go back to what served here before: verified anew, recorded", asked, [back]) as template, Steps(name=BACK):
+        ArgoStep(name="back", template="back")
+    return template
+
+
+def _template(name: str, about: str, asked: list[Parameter], templates: list[Any]) -> WorkflowTemplate:
+    return WorkflowTemplate(
+        name=name,
+        entrypoint=name,
+        annotations={"workflows.argoproj.io/description": about},
+        labels={"app.kubernetes.io/part-of": "countersign"},
+        arguments=[*asked, _image()],
+        security_context=m.PodSecurityContext(
+            run_as_non_root=True, run_as_user=argo.USER, fs_group=argo.USER, seccomp_profile=m.SeccompProfile(type="RuntimeDefault")
+        ),
+        service_account_name=ACCOUNT,
+        automount_service_account_token=False,
+        executor=m.ExecutorConfig(service_account_name=argo.STEP_ACCOUNT),
+        archive_logs=True,
+        pod_gc=m.PodGC(strategy="OnPodSuccess"),
+        ttl_strategy=m.TTLStrategy(seconds_after_completion=30 * 24 * 3600),
+        templates=templates,
+    )
 
 
 def _asked() -> list[Parameter]:
@@ -101,7 +117,7 @@ def _image() -> Parameter:
 
 def _task(what: str, outputs: tuple[str, ...], *, token: bool) -> Container:
     setting = argo.Setting(config=SETTINGS, signing=KEY, workdir=CODE)
-    pod = argo.pod(what, ("python", "-m", "workflows.promote", what), argo.IMAGE, _env(), setting)
+    pod = argo.pod(what, ("python", "-m", "workflows.promote", what), argo.IMAGE, _env(ASKED[what]), setting)
     pod["volumes"] = [*pod["volumes"], m.Volume(name="promotion", config_map=m.ConfigMapVolumeSource(name=SETTINGS))]
     pod["volume_mounts"] = [*pod["volume_mounts"], m.VolumeMount(name="promotion", mount_path=FILES, read_only=True)]
     return Container(
@@ -118,12 +134,9 @@ def _task(what: str, outputs: tuple[str, ...], *, token: bool) -> Container:
     )
 
 
-def _env() -> list[Any]:
-    asked = [
-        Env(name=f"COUNTERSIGN_{n.upper()}", value=f"{{{{workflow.parameters.{n}}}}}") for n in ("run", "challenger", "share", "reason")
-    ]
+def _env(asked: tuple[str, ...]) -> list[Any]:
     return [
-        *asked,
+        *(Env(name=f"COUNTERSIGN_{n.upper()}", value=f"{{{{workflow.parameters.{n}}}}}") for n in asked),
         Env(name="COUNTERSIGN_POLICY", value=f"{FILES}/environments.yaml"),
         Env(name="COUNTERSIGN_VALUES", value=f"{FILES}/values.yaml"),
         argo.configured("COUNTERSIGN_ENVIRONMENT", "environment", SETTINGS),

@@ -1,6 +1,6 @@
-"""`python -m workflows.promote check|release`: what the workflow `promote` does before anybody approves, and after.
+"""`python -m workflows.promote check|release|back`: the tasks of the workflows `promote` and `rollback`.
 
-It is told a run and a reason. Everything else it takes from where only administrators write (`COUNTERSIGN_POLICY`,
+It is told a run, or a pipeline, and a reason. Everything else it takes from where only administrators write (`COUNTERSIGN_POLICY`,
 `COUNTERSIGN_VALUES`, `COUNTERSIGN_ENVIRONMENT`), and it verifies all of it each time: that it was started, resumed or started
 again proves nothing.
 """
@@ -25,18 +25,19 @@ from workflows.run.store.open import STORE, open_store
 
 POLICY, VALUES, ENVIRONMENT = "COUNTERSIGN_POLICY", "COUNTERSIGN_VALUES", "COUNTERSIGN_ENVIRONMENT"
 RUN, CHALLENGER, SHARE, REASON = "COUNTERSIGN_RUN", "COUNTERSIGN_CHALLENGER", "COUNTERSIGN_SHARE", "COUNTERSIGN_REASON"
+PIPELINE = "COUNTERSIGN_PIPELINE"
 GO, WAIT = "go", "wait"
 
 
 def main(words: list[str] | None = None) -> int:
     """Check or release; the exit code is the contract with Argo."""
-    parser = argparse.ArgumentParser(prog="python -m workflows.promote", description="The two tasks of the workflow promote.")
-    parser.add_argument("what", choices=["check", "release"])
+    parser = argparse.ArgumentParser(prog="python -m workflows.promote", description="The tasks of the workflows promote and rollback.")
+    parser.add_argument("what", choices=sorted(TASKS))
     asked = parser.parse_args(words)
     log_to(sys.stderr.fileno())
     with heard_once():
         try:
-            print(_check() if asked.what == "check" else _release())
+            print(TASKS[asked.what]())
         except (Exception, KeyboardInterrupt) as error:
             return say(error, f"promote: {asked.what}")
     return 0
@@ -63,15 +64,26 @@ def _release() -> str:
     except GateRefused as error:
         # Somebody resumed it without what it waited for.
         raise GateRefused(*error.problems, hint=f"{error.hint}; then submit it again") from None
+    return _told(done)
+
+
+def _back() -> str:
+    desk = _desk()
+    pipeline = os.environ.get(PIPELINE) or promoting.only_pipeline(desk)
+    return _told(promoting.rollback(desk, pipeline, reason=os.environ.get(REASON, "")))
+
+
+def _told(done: promoting.Promoted) -> str:
     entry = done.entry
     put_out(Path(wanted(OUTPUTS)), {"release": entry.sha256, "sequence": str(entry.sequence)})
-    return f"{desk.environment} {entry.sequence}: {'nothing to do' if done.unchanged else 'done'}, release {entry.sha256}"
+    word = "nothing to do" if done.unchanged else "done"
+    return f"{entry.begun.environment} {entry.sequence}: {word}, release {entry.sha256}"
 
 
 def _desk() -> Desk:
     path = Path(wanted(POLICY))
     store = open_store(checkout(), os.environ.get(STORE))
-    return at_desk(store, wanted(ENVIRONMENT), policy.read(path, str(path)), Target(values=Path(wanted(VALUES))))
+    return at_desk(store, wanted(ENVIRONMENT), policy.read(path, str(path)), Target(values=Path(wanted(VALUES))), inside=True)
 
 
 def _asked() -> list[promoting.Asked]:
@@ -86,6 +98,9 @@ def _share() -> float:
         return float(said)
     except ValueError:
         raise BadInput(Problem(what="not a share", where="parameter share", expected="0 to 0.9", got=said[:40])) from None
+
+
+TASKS = {"check": _check, "release": _release, "back": _back}
 
 
 if __name__ == "__main__":

@@ -26,10 +26,12 @@ class Target:
     """The environment's own values for the chart."""
 
 
-def at_desk(store: Store, environment: str, policies: Policies, target: Target) -> Desk:
-    """A desk with this machine's signing key."""
+def at_desk(store: Store, environment: str, policies: Policies, target: Target, *, inside: bool = False) -> Desk:
+    """A desk with this machine's signing key. `inside` is the cluster's own promoter; nobody else releases where it must be asked."""
     signer, _ = keys.signer()
     chosen = of(policies, environment)
+    if chosen.deploy.value == "workflow" and not inside:
+        return Desk(store=store, policies=policies, environment=environment, signer=signer, deployer=_asked_elsewhere)
     if chosen.deploy.value == "nothing":
         return Desk(store=store, policies=policies, environment=environment, signer=signer, deployer=lambda _: Nothing())
     namespace, minutes = target.namespace or chosen.namespace.value, chosen.longest_minutes.value
@@ -39,6 +41,10 @@ def at_desk(store: Store, environment: str, policies: Policies, target: Target) 
 
     base = base_values(target.values or checkout() / CHART / "environments" / f"{environment}.yaml")
     return Desk(store=store, policies=policies, environment=environment, signer=signer, deployer=deployer, base=base)
+
+
+def _asked_elsewhere(pipeline: str) -> Deployer:
+    raise BadInput(Problem(what="only the cluster's promoter releases here", where=pipeline), hint="the same command asks it")
 
 
 def base_values(path: Path) -> dict[str, Any]:

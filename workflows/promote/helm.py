@@ -22,6 +22,7 @@ from workflows.names import argo_name
 from workflows.promote.deployer import Installed, NotServed
 from workflows.prove import canonical, digest
 from workflows.prove.release import Deployed, State
+from workflows.run import parameters
 
 CHART = Path("infra/charts/model-server")
 CHART_VARIABLE = "COUNTERSIGN_CHART"
@@ -107,6 +108,7 @@ class Helm:
 
     def deploy(self, values: Mapping[str, Any]) -> Deployed:
         before = self._revision_that("deployed")
+        values = self._complete(values)
         self._admit(str(values["release"]))
         with tempfile.NamedTemporaryFile("w", suffix=".json", prefix="values-") as file:
             file.write(canonical.encode(dict(values)).decode())
@@ -117,6 +119,11 @@ class Helm:
             self._follow_canary(deployed, before)
         self._test(deployed, before)
         return deployed
+
+    def _complete(self, values: Mapping[str, Any]) -> dict[str, Any]:
+        """With the chart's own values for all that is not given: what is recorded depends on no default that changes later."""
+        path = self.chart / "values.yaml"
+        return dict(_over(parameters.read_yaml(path, str(path)), values))
 
     def _admit(self, release: str) -> None:
         """Let this release into the namespace: the cluster's admission policy compares pods with what stands in this list."""
@@ -246,6 +253,15 @@ class Helm:
 def _sequence(key: str) -> int:
     number = key.rpartition(".")[2]
     return int(number) if number.isdecimal() else 0
+
+
+def _over(own: Any, given: Any) -> Any:
+    """As Helm lays values over a chart's: mappings key by key, anything else as a whole. Numbers as Helm gives them back."""
+    if isinstance(own, Mapping) and isinstance(given, Mapping):
+        return {k: _over(own.get(k), given[k]) if k in given else _over(None, own[k]) for k in [*own, *(k for k in given if k not in own)]}
+    if isinstance(given, Mapping):
+        return {k: _over(None, v) for k, v in given.items()}
+    return int(given) if isinstance(given, float) and given.is_integer() else given
 
 
 def _has_canary(values: Mapping[str, Any]) -> bool:

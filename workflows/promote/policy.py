@@ -86,8 +86,9 @@ class Environment(_Model):
     """What holds for one environment."""
 
     namespace: Reasoned[Label]
-    deploy: Reasoned[Literal["helm", "nothing"]]
-    """`nothing`: the release is recorded, and whoever runs a server gives it the release's file."""
+    deploy: Reasoned[Literal["workflow", "helm", "nothing"]]
+    """`workflow`: the cluster's own promoter, with Helm, is asked. `helm`: whoever types the command, with Helm. `nothing`: the
+    release is recorded, and whoever runs a server gives it the release's file."""
     pipelines: dict[Name, Name] = Field(min_length=1)
     """Pipeline -> the artifact that is its model."""
     runs_by: Reasoned[Short]

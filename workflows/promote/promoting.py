@@ -186,6 +186,15 @@ def release_file(entry: Entry) -> dict[str, Any]:
     return {"release": release, "pipeline": b.pipeline, "variants": variants}
 
 
+def only_pipeline(desk: Desk) -> str:
+    """The pipeline whose server an environment has; `BadInput` where it has several, or none."""
+    served = sorted({e.begun.pipeline for e in desk.ledger.read() if e.done})
+    if len(served) != 1:
+        expected = f"one of {', '.join(served)}" if served else "an environment that served something"
+        raise BadInput(Problem(what="which pipeline's server?", where=desk.environment, expected=expected))
+    return served[0]
+
+
 def holder_here() -> str:
     """This process, for whoever wonders later whether it is still at it. In a workflow: the workflow, whose pods may be many."""
     workflow = os.environ.get("COUNTERSIGN_WORKFLOW")
@@ -201,6 +210,13 @@ def asked_of(run: str, challenger: str | None, share: float) -> list[Asked]:
     if not 0 <= share <= MOST:
         raise BadInput(Problem(what="not a challenger's share", expected=f"0 to {MOST}", got=f"{share:g}"))
     return [Asked(run=run, share=1.0 - share), Asked(run=challenger, name=CHALLENGER, share=share, shadow=share == 0)]
+
+
+def refuse_for_good(desk: Desk, asked: Sequence[Asked]) -> None:
+    """Raise where no approval would let these runs in: then nobody need be waited for."""
+    looked = {a.run: look(desk, a.run) for a in asked}
+    if any(not (x.judgement.allowed or x.judgement.waiting) for x in looked.values()):
+        refuse(desk.environment, looked)
 
 
 def refuse(environment: str, looked: Mapping[str, Looked]) -> None:
