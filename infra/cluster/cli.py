@@ -195,7 +195,7 @@ def do_image(places: Places, given: argparse.Namespace) -> int:
 
 
 def do_upstream(_: Places, __: argparse.Namespace) -> int:
-    carry_out([upstream.phase()])
+    carry_out([upstream.phase(promotion=True)])
     return 0
 
 
