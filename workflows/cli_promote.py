@@ -161,8 +161,8 @@ def history(
     kept, policies = opened(store), _policies(policy_file)
     entries = ledger.Ledger(kept, policies, env).read()
     moment = approving.moment(at, "--at") if at else None
-    chosen = [e for e in [ledger.at_time(entries, moment)] if e] if moment else list(entries)
-    serving = chosen[0] if moment and chosen else next(iter(reversed(ledger.serving(entries))), None)
+    serving = ledger.serving_at(entries, moment)
+    chosen = serving if moment else entries
     show_releases.history(with_approvers(kept, chosen), serving, policies, at=at, as_json=as_json)
 
 

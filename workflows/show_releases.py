@@ -106,18 +106,17 @@ def promoted(done: Promoted, *, as_json: bool, file: Path | None = None) -> None
         console.print(f"Serve it:    python -m workflows.serve --release {file}", style="dim")
 
 
-def history(told: Sequence[Told], serving: Entry | None, policies: Policies, *, at: str | None, as_json: bool) -> None:
-    """Releases, the newest first, with who approved each; with `at`, the one that served then."""
+def history(told: Sequence[Told], serving: Sequence[Entry], policies: Policies, *, at: str | None, as_json: bool) -> None:
+    """Releases, the newest first, with who approved each; with `at`, what served then: of each pipeline one."""
     if as_json:
-        now = serving.sequence if serving else None
         listed = [{**_entry_json(t.entry), "approved_by": [_approver(a, policies) for a in t.approvals]} for t in told]
-        answer({"at": at, "serving": now, "releases": listed})
+        answer({"at": at, "serving": [e.sequence for e in serving], "releases": listed})
         return
     console = _console()
     if not told:
         console.print(f"Nothing served{f' at {at}' if at else ''}.")
     for t in sorted(told, key=lambda t: -t.entry.sequence):
-        _print_entry(console, t.entry, serves=serving is not None and t.entry.sequence == serving.sequence, told=t, policies=policies)
+        _print_entry(console, t.entry, serves=t.entry in serving, told=t, policies=policies)
 
 
 def _approver(signed: Signed, policies: Policies) -> dict[str, str]:

@@ -84,7 +84,7 @@ def test_from_a_run_to_a_rollback(bank: Bank) -> None:
     assert (back["sequence"], back["kind"], back["variants"][0]["run"]) == (3, "rollback", first)
 
     history = bank.json("history")
-    assert (history["serving"], [r["kind"] for r in history["releases"]]) == (3, ["promotion", "promotion", "rollback"])
+    assert (history["serving"], [r["kind"] for r in history["releases"]]) == ([3], ["promotion", "promotion", "rollback"])
     assert {a["name"] for a in history["releases"][0]["approved_by"]} == {"vera", "olga"}
     then = bank.json("history", "--at", history["releases"][1]["ended"])
     assert [r["variants"][0]["run"] for r in then["releases"]] == [second]

@@ -263,13 +263,15 @@ def test_what_served_at_a_moment(bank: Office) -> None:
         return datetime.fromisoformat(e.ended.at)
 
     def run_at(moment: datetime) -> str | None:
-        found = ledger.at_time(entries, moment)
-        return found.variants[0].run if found else None
+        return next((e.variants[0].run for e in ledger.serving_at(entries, moment)), None)
 
     assert run_at(at(entries[0]) - timedelta(microseconds=1)) is None
     assert [run_at(at(e)) for e in entries] == [A, B, A]
     assert run_at(at(entries[1]) - timedelta(microseconds=1)) == A
     assert run_at(at(entries[2]) + timedelta(days=900)) == A
+    assert [e.sequence for e in ledger.serving_at(entries)] == [3]
+    other = replace(entries[0], begun=replace(entries[0].begun, pipeline="other"))
+    assert [e.begun.pipeline for e in ledger.serving_at([other, *entries[1:]])] == ["other", "toy"], "of each pipeline one"
     told = with_approvers(bank.store, entries)
     assert all({KEYS["vera"], KEYS["olga"]} == {s.approval.by for s in t.approvals} for t in told)
 

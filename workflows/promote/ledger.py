@@ -181,10 +181,13 @@ def serving(entries: Sequence[Entry]) -> tuple[Entry, ...]:
     return tuple(stack)
 
 
-def at_time(entries: Sequence[Entry], moment: datetime) -> Entry | None:
-    """The release that served at a moment; None where none had."""
-    before = [e for e in entries if e.done and e.ended and datetime.fromisoformat(e.ended.at) <= moment]
-    return before[-1] if before else None
+def serving_at(entries: Sequence[Entry], moment: datetime | None = None) -> tuple[Entry, ...]:
+    """What served at a moment, or serves now: of each pipeline the last release that had come to serve, by pipeline."""
+    last: dict[str, Entry] = {}
+    for e in entries:
+        if e.done and e.ended and (moment is None or datetime.fromisoformat(e.ended.at) <= moment):
+            last[e.begun.pipeline] = e
+    return tuple(last[name] for name in sorted(last))
 
 
 def served(entries: Sequence[Entry], root: str) -> bool:
