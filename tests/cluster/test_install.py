@@ -82,18 +82,18 @@ def test_an_account_may_do_exactly_what_is_listed(account: str) -> None:
 @pytest.mark.parametrize(
     ("verb", "what", "accounts"),
     [
-        ("create", "workflowtaskresults.argoproj.io", {"countersign-step", "countersign-sealer", "promoter"}),
+        ("create", "workflowtaskresults.argoproj.io", {"countersign-step", "countersign-sealer"}),
         ("patch", "workflows.argoproj.io", {"countersign-sealer"}),
         ("create", "workflows.argoproj.io", {"countersign-submitter"}),
         ("delete", "workflows.argoproj.io", set()),
         ("list", "workflows.argoproj.io", {"countersign-submitter", "countersign-auditor"}),
         ("update", "workflowtemplates.argoproj.io", set()),
         ("patch", "workflowtemplates.argoproj.io", {"countersign-publisher"}),
-        ("patch", "configmap/countersign", {"countersign-publisher"}),
-        ("patch", "configmaps", set()),
-        ("patch", "configmap/artifact-repositories", set()),
+        # What the promoter may write by its role, infra/policies keeps from it by name: see test_policies.
+        ("patch", "configmap/countersign", {"countersign-publisher", "promoter"}),
+        ("patch", "configmaps", {"promoter"}),
         ("get", "secrets", set()),
-        ("create", "pods", set()),
+        ("create", "pods", {"promoter"}),
         ("create", "pods/exec", set()),
         ("create", "serviceaccounts/token", set()),
         ("impersonate", "serviceaccounts", set()),
@@ -273,7 +273,12 @@ def test_secrets_are_made_once_and_never_shown() -> None:
         "countersign-artifacts": ["AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"],
         "countersign-signing-key": ["signing.pem"],
         "countersign-masking-key": ["masking_key"],
+        "countersign-promoter-key": ["signing.pem"],
+        "countersign-server-key": ["signing.pem"],
+        "countersign-subject-key": ["subject_key"],
     }
+    keys = [made[f"countersign-{name}-key"]["signing.pem"] for name in ("signing", "promoter", "server")]
+    assert len(set(keys)) == len(keys), "each is somebody else"
     assert first.stdout.count(": made") == second.stdout.count(": kept") == len(made)
     said = first.stdout + first.stderr + second.stdout + second.stderr
     assert "PUBLIC KEY" in said

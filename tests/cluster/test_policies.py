@@ -206,9 +206,17 @@ def test_the_promoter_does(space: None) -> None:  # noqa: ARG001
 
 
 @pytest.mark.parametrize("by", [f"{ACCOUNT}promoter", PUBLISHER])
-@pytest.mark.parametrize("name", ["countersign-promotion", "countersign-trusted-keys"])
+@pytest.mark.parametrize("name", ["countersign-promotion", "artifact-repositories"])
 def test_neither_the_promoter_nor_ci_writes_the_promoters_rules(name: str, by: str) -> None:
     taken, said = tried(config_map(name, {"environments.yaml": "x"}), by=by)
     assert not taken
     assert "is for administrators to say" in said
     assert tried(config_map(name, {"environments.yaml": "x"}))[0]
+
+
+@pytest.mark.parametrize(("by", "may"), [(PUBLISHER, True), (f"{ACCOUNT}promoter", False), (SUBMITTER, False), ("admin", True)])
+def test_what_was_published_is_for_ci_to_say(by: str, *, may: bool) -> None:
+    change = ["patch", "configmap", "countersign", "-n", SPACE, "--type=merge", "-p", '{"data":{"code":"d"}}', "--dry-run=server"]
+    done = subprocess.run(["kubectl", *change, "--as", by, "--as-group", "system:masters"], capture_output=True, text=True, check=False)
+    assert (done.returncode == 0) is may, done.stderr
+    assert may or "for administrators to say" in done.stderr

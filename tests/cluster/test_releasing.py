@@ -111,7 +111,7 @@ class Office:
         YAML().dump(values, self.scratch / "values.yaml")
         secrets = {
             "countersign-subject-key": {"subject_key": served.SUBJECT_KEY.hex()},
-            "countersign-signing-key": {"signing.pem": (self.home.path.parent / "keys/signing.pem").read_text()},
+            "countersign-server-key": {"signing.pem": (self.home.path.parent / "keys/signing.pem").read_text()},
         }
         for name, data in secrets.items():
             encoded = {k: base64.b64encode(v.encode()).decode() for k, v in data.items()}
