@@ -15,7 +15,7 @@ import pytest
 from ruamel.yaml import YAML
 
 from tests.cluster.real import SOURCE, Space, Toy, kubectl, new_space, toy_in, wait
-from tests.conftest import POLICY, ROOT, Home, lacking
+from tests.conftest import POLICY, ROOT, lacking, make_home
 from tests.promote.world import because, environment
 from workflows.cluster.interface import Phase
 
@@ -111,14 +111,17 @@ def space(cluster: None) -> Iterator[Space]:
     kubectl("delete", "namespace", name, "--wait=false")
 
 
-@pytest.fixture
-def bank(space: Space, home: Home, tmp_path: Path) -> Bank:
-    toy = toy_in(space, home)
-    home.write("steps/toy.py", home.read("steps/toy.py") + f"\n# {time.time_ns()}\n".encode())
-    return Bank(toy, tmp_path)
+@pytest.fixture(scope="module")
+def bank(space: Space, template: Path, tmp_path_factory: pytest.TempPathFactory) -> Bank:
+    """One for all tests: an environment's releases are one chain, signed by one promoter."""
+    scratch = tmp_path_factory.mktemp("bank")
+    shutil.copytree(template, scratch / "repo")
+    return Bank(toy_in(space, make_home(scratch / "repo", scratch)), scratch)
 
 
 def run_in(bank: Bank) -> str:
+    """A run that no test has made before."""
+    bank.toy.home.write("steps/toy.py", bank.toy.home.read("steps/toy.py") + f"\n# {time.time_ns()}\n".encode())
     said = bank.ask("", "run", "toy", "--json")
     assert said.code == 0, said.err
     return str(said.json["run"])
@@ -158,9 +161,7 @@ def test_resuming_it_by_hand_gets_nowhere(bank: Bank) -> None:
 
 def test_it_goes_back_by_one_command(bank: Bank) -> None:
     """`deploy: nothing` in this policy: the workflow is started as an operator's command would where it says workflow."""
-    runs = [run_in(bank)]
-    bank.toy.home.write("steps/toy.py", bank.toy.home.read("steps/toy.py") + b"\n# another\n")
-    runs.append(run_in(bank))
+    runs = [run_in(bank), run_in(bank)]
     for run in runs:
         assert bank.ask("vera", "approve", run, "--env", "staging", "--yes").code == 0
         assert bank.toy.ended(bank.promote(run)).phase is Phase.SUCCEEDED
@@ -172,7 +173,10 @@ def test_it_goes_back_by_one_command(bank: Bank) -> None:
 
 def test_a_run_that_a_gate_refused_waits_for_nobody(bank: Bank) -> None:
     bank.toy.home.write("params/policies/toy.yaml", POLICY.replace("100", "10000"))
-    said = bank.ask("", "run", "toy", "--json")
+    try:
+        said = bank.ask("", "run", "toy", "--json")
+    finally:
+        bank.toy.home.write("params/policies/toy.yaml", POLICY)
     assert said.code == 3, said.err
     name = bank.promote(said.json["run"])
     assert bank.toy.ended(name).phase is Phase.FAILED
