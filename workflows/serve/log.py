@@ -102,10 +102,12 @@ class DecisionLog:
 
         def done(future: asyncio.Future[object]) -> None:
             self._busy = False
-            then(future)
-            self._pump()
-            if not self._busy:
-                self._idle.set()
+            try:
+                then(future)
+            finally:
+                self._pump()
+                if not self._busy:
+                    self._idle.set()
 
         asyncio.get_running_loop().run_in_executor(self._thread, do).add_done_callback(done)
 
@@ -118,7 +120,6 @@ class DecisionLog:
                 if w.told and not w.told.done():
                     w.told.set_result(head)
             return
-        self._failed(error)
         for w in taken:
             if w.told and not w.told.done():
                 w.told.set_exception(NotKept(f"the decision log cannot be written: {error}"))
@@ -126,6 +127,7 @@ class DecisionLog:
             self._waiting = [*taken, *self._waiting]
             self._due = True
             asyncio.get_running_loop().call_later(TICK, self._next)
+        self._failed(error)
 
     def _failed(self, error: BaseException) -> None:
         self.failures += 1
