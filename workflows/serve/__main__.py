@@ -8,6 +8,7 @@ import io
 import os
 import sys
 from pathlib import Path
+from typing import TextIO, cast
 
 from workflows.errors import BadInput, CountersignError, Problem
 from workflows.run.logs import structlog
@@ -33,7 +34,7 @@ def main() -> int:
     parser.add_argument("--release", type=Path, required=True, metavar="FILE", help="what to serve, as JSON")
     path: Path = parser.parse_args().release
     log_to(sys.stderr.fileno())
-    structlog.configure(logger_factory=structlog.WriteLoggerFactory(file=_Unfailing(sys.stderr.fileno())))
+    structlog.configure(logger_factory=structlog.WriteLoggerFactory(file=cast("TextIO", _Unfailing(sys.stderr.fileno()))))
     try:
         data = path.read_bytes()
     except OSError as error:
