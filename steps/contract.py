@@ -6,7 +6,7 @@ an application that could not have been learned from.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, NamedTuple
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -92,7 +92,7 @@ def feature(name: str, rows: pa.Table, params: ContractParams) -> Report:
         raise BadData("the model needs a feature that the rows lack", where="train_rows", expected=name)
     column = rows[name]
     if name in params.categories:
-        kind, bounds = "category", {"codes": params.categories[name]}
+        kind, bounds = "category", dict[str, Any](codes=params.categories[name])
         outside = pc.invert(pc.is_in(column.cast(pa.float64()), pa.array(params.categories[name], pa.float64())))
     else:
         low, high = params.ranges[name]

@@ -43,7 +43,7 @@ class Client(asyncio.Protocol):
         if not self.closing:
             self.ask()
 
-    def connection_lost(self, error: Exception | None) -> None:
+    def connection_lost(self, _error: Exception | None) -> None:
         if not self.closing:
             self.statuses[b"lost"] = self.statuses.get(b"lost", 0) + 1
 
@@ -78,7 +78,7 @@ def main() -> None:
     head = f"POST {path} HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\ncontent-length: "
     bodies = folder.read_bytes().splitlines()
     requests = [f"{head}{len(b)}\r\n\r\n".encode() + b for b in bodies]
-    print(json.dumps(uvloop.run(load(port, requests, connections, seconds))))
+    sys.stdout.write(json.dumps(uvloop.run(load(port, requests, connections, seconds))) + "\n")
 
 
 if __name__ == "__main__":

@@ -319,6 +319,24 @@ def test_many_at_once_share_writes_and_each_knows_its_place(tmp_path: Path) -> N
     assert (tmp_path / "log" / "000000000001.batch").exists()
 
 
+def test_under_constant_load_it_still_signs(tmp_path: Path) -> None:
+    async def work(log: DecisionLog) -> Any:
+        ticking = asyncio.create_task(log.run())
+        stop = False
+
+        async def client(n: int) -> None:
+            while not stop:
+                await log.keep(*record(n))
+
+        clients = [asyncio.create_task(client(n)) for n in range(8)]
+        await until(lambda: len(list((tmp_path / "log").glob("*.batch"))) > 1)
+        stop = True
+        await asyncio.gather(*clients)
+        ticking.cancel()
+
+    run(tmp_path, work, seal_records=10)
+
+
 def test_what_cannot_be_kept_is_not_answered_and_then_it_goes_on(tmp_path: Path) -> None:
     async def work(log: DecisionLog) -> Any:
         await log.keep(*record(0))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeGuard
 
 FORMAT = "urn:countersign:contract:v1"
 NAN = float("nan")
@@ -69,7 +69,7 @@ class Feature:
             return value is None and self.may_be_missing
         if self.type == "category":
             return value in self.codes
-        return self.lowest <= value <= self.highest and (self.type == "number" or type(value) is int or value.is_integer())
+        return self.lowest <= value <= self.highest and (self.type == "number" or value == int(value))
 
     def wrong(self, value: object) -> Wrong:
         """What to say of a value that is not accepted."""
@@ -134,8 +134,8 @@ class Contract:
             raise BadApplication([Wrong(where="body", what="wrong type", expected="an object", got=_kind(body))])
         given = body.get("features")
         if type(given) is dict and given.keys() == self.names and body.keys() <= _PLAIN:
-            values = self._plain(given)
-            if values is not None and _is_subject(subject := body.get("subject")) and not self.needs:
+            values, subject = self._plain(given), body.get("subject")
+            if values is not None and _is_subject(subject) and not self.needs:
                 return Application(subject=subject, values=values, groups={}, explain=False)
         return self._in_full(body)
 
@@ -240,7 +240,7 @@ def _feature(f: Mapping[str, Any]) -> Feature:
     )
 
 
-def _is_subject(value: object) -> bool:
+def _is_subject(value: object) -> TypeGuard[str]:
     """Text that has UTF-8: a lone surrogate has none."""
     if type(value) is not str or not 0 < len(value) <= LONGEST_SUBJECT:
         return False

@@ -31,6 +31,7 @@ from workflows.serve import chain as chains
 from workflows.serve.chain import Batch, Broken, Head, NotABatch
 
 LINES, SIGNED, SENT = ".jsonl", ".batch", ".sent"
+NEVER = 2**44  # milliseconds since 1970, later than any decision
 PROBE = 64 * 1024  # bytes that must find room before a full disk counts as mended
 ASIDE = "keep the folder for whoever looks into it, and start with an empty one: that begins a new chain"
 
@@ -58,6 +59,9 @@ class Disk:
         self.head = chains.start(self.chain)
         self.torn = 0
         """Bytes of unfinished lines that the last crash left."""
+        self._handle = -1
+        self._first, self._previous = 1, self.head.sha256
+        self._size, self._begun, self._ended, self._unclean = 0, NEVER, 0, False
         self._settled()
         self._begin()
         self._recover()
@@ -147,7 +151,7 @@ class Disk:
         """Open the file that the next line goes into."""
         self._first, self._previous = self.head.number + 1, self.head.sha256
         self._sha, self._md5 = hashlib.sha256(), hashlib.md5(usedforsecurity=False)
-        self._size, self._begun, self._ended, self._unclean = 0, 2**44, 0, False
+        self._size, self._begun, self._ended, self._unclean = 0, NEVER, 0, False
         path = self.folder / f"{self._first:012d}{LINES}"
         self._handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
         _durable(self.folder)

@@ -98,7 +98,8 @@ def _reason(reason: Reason) -> dict[str, Any]:
 
 def asked(application: Application, contract: Contract, keeper: Keeper, decision: str) -> dict[str, Any]:
     """The application as the log keeps it. Groups stand in it, sealed, only where the rule decided by them."""
-    open_, sealed = {}, {}
+    open_: dict[str, Any] = {}
+    sealed: dict[str, Any] = {}
     for f, value in zip(contract.features, application.values, strict=True):
         (sealed if f.sealed else open_)[f.name] = value
     sealed |= {f"group:{n}": application.groups[n] for n in contract.needs}

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
+from collections import deque
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -54,6 +55,7 @@ class DecisionLog:
         self.well = True
         """False while the disk takes nothing."""
         self._waiting: list[_Waiting] = []
+        self._turns: deque[tuple[Callable[[], object], Callable[[asyncio.Future[object]], None]]] = deque()
         self._busy = self._due = False
         self._sealed_at = time.monotonic()
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="decision-log")
@@ -81,35 +83,43 @@ class DecisionLog:
 
     def _next(self) -> None:
         self._due = False
-        if self._busy or not self._waiting:
+        self._pump()
+
+    def _pump(self) -> None:
+        """Begin what waits, unless something goes on: signing before writing, which under load would never leave it a turn."""
+        if self._busy:
             return
-        taken, self._waiting = self._waiting, []
-        self._work(lambda: self.disk.append([(w.body, w.at) for w in taken]), lambda done: self._written(taken, done))
+        if self._turns:
+            self._work(*self._turns.popleft())
+        elif self._waiting and not self._due:
+            taken, self._waiting = self._waiting, []
+            self._work(lambda: self.disk.append([(w.body, w.at) for w in taken]), lambda done: self._written(taken, done))
 
     def _work(self, do: Callable[[], object], then: Callable[[asyncio.Future[object]], None]) -> None:
-        """One thing at a time in the thread; afterwards, what has come up meanwhile."""
+        """One thing in the thread; afterwards, what has come up meanwhile."""
         self._busy = True
         self._idle.clear()
 
         def done(future: asyncio.Future[object]) -> None:
             self._busy = False
-            then(future)
-            if self._waiting and not self._due:
-                self._next()
-            if not self._busy:
-                self._idle.set()
+            try:
+                then(future)
+            finally:
+                self._pump()
+                if not self._busy:
+                    self._idle.set()
 
         asyncio.get_running_loop().run_in_executor(self._thread, do).add_done_callback(done)
 
     def _written(self, taken: list[_Waiting], done: asyncio.Future[object]) -> None:
         error = done.exception()
         if error is None:
+            self.well = True
             heads = done.result()
             for w, head in zip(taken, heads, strict=True):  # type: ignore[call-overload]  # a list of heads
                 if w.told and not w.told.done():
                     w.told.set_result(head)
             return
-        self._failed(error)
         for w in taken:
             if w.told and not w.told.done():
                 w.told.set_exception(NotKept(f"the decision log cannot be written: {error}"))
@@ -117,6 +127,7 @@ class DecisionLog:
             self._waiting = [*taken, *self._waiting]
             self._due = True
             asyncio.get_running_loop().call_later(TICK, self._next)
+        self._failed(error)
 
     def _failed(self, error: BaseException) -> None:
         self.failures += 1
@@ -149,24 +160,25 @@ class DecisionLog:
             self._failed(error)
 
     async def _in_turn(self, do: Callable[[], object]) -> None:
-        while self._busy:
-            await self._idle.wait()
-        told = asyncio.get_running_loop().create_future()
+        told: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
         def then(done: asyncio.Future[object]) -> None:
-            if error := done.exception():
+            error = done.exception()
+            if told.done():
+                return
+            if error:
                 told.set_exception(error)
             else:
                 told.set_result(None)
 
-        self._work(do, then)
+        self._turns.append((do, then))
+        self._pump()
         await told
 
     async def close(self) -> None:
         """Write and sign everything. Called when no more requests come in."""
-        while self._waiting or self._busy:
-            if not self._busy:
-                self._next()
+        while self._waiting or self._busy or self._turns:
+            self._next()
             await self._idle.wait()
             if not self.well:
                 break

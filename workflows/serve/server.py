@@ -145,7 +145,7 @@ class Process:
         self.metrics = Metrics()
         front = Front(self.state, api.make(self.state), self.metrics, bounds)
         config = uvicorn.Config(
-            front,  # type: ignore[arg-type]  # ASGI, in our own words
+            front,
             host=given.host,
             port=given.port,
             loop="uvloop",

@@ -89,7 +89,8 @@ class Explainer:
         at = [start + bins.of(value) for start, bins, value in zip(self._starts, self._bins, row, strict=False)]
         places = np.add.reduce(self._places.take([*at, -1], axis=0), axis=0)
         answers = self._answers.take(places.take(self._table) + self._within)
-        return np.bincount(self._feature, answers, len(self.names))
+        found: Floats = np.bincount(self._feature, answers, len(self.names)).astype(np.float64, copy=False)
+        return found
 
     def _placed(self, branches: Sequence[Branch]) -> Ints:
         """For each bin of each feature and each table, what it adds to the place of the answer; last, where tables begin."""

@@ -91,7 +91,7 @@ class Metrics:
 
     def watch(self, windows: Mapping[str, Window]) -> None:
         """Add live data, worked out when it is asked for."""
-        self.registry.register(_Stability(windows))  # type: ignore[arg-type]  # a collector by its shape
+        self.registry.register(_Stability(windows))
 
 
 class _Stability:
