@@ -97,7 +97,8 @@ class Home:
         env = {**self.env, **env}
         if not warm.suits(env):
             return self.finish(self.start("-m", *words, cwd=cwd, **env), within)
-        code, out, err = warm.starter().run(words, cwd=cwd or self.path, env=env, within=within)
+        folder = cwd or self.path
+        code, out, err = warm.starter_for(folder).run(words, cwd=folder, env=env, within=within)
         return Said(code=code, out=out, err=err)
 
     def drive(self, *words: str, **env: str) -> Said:
