@@ -42,7 +42,11 @@ LONGEST = (
     "steps/test_model.py",
     "cluster/test_auditor.py",
     "cluster/test_events.py",
+    "cluster/test_tampering.py",
     "cluster/test_faults.py",
+    "cluster/test_by_hand.py",
+    "cluster/test_submit.py",
+    "cluster/test_clock.py",
 )
 HELD = ("--set", "work.mode=held")
 POLICY = "enough:\n  - metric: total\n    at_least: 100\n    because: three people of forty are a hundred and twenty years, twice\n"
