@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import atexit
 import functools
+import gc
 import json
 import os
 import runpy
@@ -19,6 +20,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -106,6 +108,8 @@ class Starter:
             raise subprocess.TimeoutExpired(str(pid), within) from None
 
     def stop(self) -> None:
+        for branch in _branches.values():
+            branch.line.close()
         self.line.close()
         self.process.wait(timeout=30)
 
@@ -210,17 +214,19 @@ def _move(old: str, new: str) -> None:
         if file and file.startswith(old + os.sep):
             module.__file__ = new + file[len(old) :]
             if path is not None:
-                module.__path__ = [new + p[len(old) :] for p in path]  # type: ignore[attr-defined]  # a package has it
+                module.__path__ = [new + p[len(old) :] for p in path]
 
 
 def _main() -> None:
     for name in LIBRARIES:
         __import__(name)
+    gc.freeze()
     asked, read = _serve(socket.socket(fileno=int(sys.argv[1]))), ""
     while asked and "line" in asked:
         read = sys.path[0] = asked["cwd"]
         for name in READ_BEFOREHAND:
             __import__(name)
+        gc.freeze()
         asked = _serve(socket.socket(fileno=asked["line"]))
     if asked is None:
         return
@@ -229,7 +235,31 @@ def _main() -> None:
     sys.path[0] = asked["cwd"]
     sys.argv = ["-m", *asked["words"][1:]]
     sys.modules.pop(asked["words"][0], None)  # it runs as __main__
-    runpy.run_module(asked["words"][0], run_name="__main__", alter_sys=True)
+    _leave(_run(asked["words"][0]))
+
+
+def _run(module: str) -> int:
+    """`python -m MODULE`, to its exit code."""
+    try:
+        runpy.run_module(module, run_name="__main__", alter_sys=True)
+    except SystemExit as end:
+        if end.code is None or isinstance(end.code, int):
+            return end.code or 0
+        sys.stderr.write(f"{end.code}\n")
+        return 1
+    except BaseException:  # noqa: BLE001 - as an interpreter does at its end
+        sys.excepthook(*sys.exc_info())
+        return 1
+    return 0
+
+
+def _leave(code: int) -> None:
+    """Ends as an interpreter does, but for taking every object apart: with these libraries that takes most of a second."""
+    threading._shutdown()  # type: ignore[attr-defined]  # waits for threads
+    atexit._run_exitfuncs()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
 
 
 if __name__ == "__main__":
