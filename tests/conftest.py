@@ -37,12 +37,24 @@ LONGEST = (
     "run/test_s3.py",
     "cluster/test_commands.py",
     "compile/test_dvc_itself.py",
+    "compile/test_compile.py",
     "docs/test_auditing.py",
     "docs/test_tutorial.py",
+    "docs/test_operating.py",
     "steps/test_model.py",
+    "infra/test_kustomize.py",
+    "infra/test_with_code.py",
+    "run/test_codec.py",
+    "run/test_clock.py",
+    "run/test_store.py",
+    "prove/test_verify.py",
     "cluster/test_auditor.py",
     "cluster/test_events.py",
+    "cluster/test_tampering.py",
     "cluster/test_faults.py",
+    "cluster/test_by_hand.py",
+    "cluster/test_submit.py",
+    "cluster/test_clock.py",
 )
 HELD = ("--set", "work.mode=held")
 POLICY = "enough:\n  - metric: total\n    at_least: 100\n    because: three people of forty are a hundred and twenty years, twice\n"
@@ -97,7 +109,8 @@ class Home:
         env = {**self.env, **env}
         if not warm.suits(env):
             return self.finish(self.start("-m", *words, cwd=cwd, **env), within)
-        code, out, err = warm.starter().run(words, cwd=cwd or self.path, env=env, within=within)
+        folder = cwd or self.path
+        code, out, err = warm.starter_for(folder).run(words, cwd=folder, env=env, within=within)
         return Said(code=code, out=out, err=err)
 
     def drive(self, *words: str, **env: str) -> Said:

@@ -1,15 +1,16 @@
 """Starts Python programs from a process that has the third-party libraries loaded already.
 
 Most of what a short command of ours takes is the import of libraries. Here one process imports them once, and each program is
-a fork of it: in its own folder, with its own environment, arguments and process group, and with the project's own modules read
-anew from that folder, as `python -m MODULE` would. What an interpreter reads only as it starts (`PYTHON...`, `TZ`, the locale,
-numbers of threads) cannot be given this way; `suits` says so.
+a fork of it: in its own folder, with its own environment, arguments and process group, and with the project's own modules from
+that folder, as `python -m MODULE` would. Those are read once for all folders that hold the same ones, file by file. What an
+interpreter reads only as it starts (`PYTHON...`, `TZ`, the locale, numbers of threads) cannot be given this way; `suits` says so.
 """
 
 from __future__ import annotations
 
 import atexit
 import functools
+import gc
 import json
 import os
 import runpy
@@ -19,6 +20,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -47,6 +49,9 @@ LIBRARIES = (
     "typer",
     "urllib3",
 )
+OURS = "workflows"
+"""The package that programs have from their own folder."""
+READ_BEFOREHAND = ("workflows.cli", "workflows.run.driver")
 READ_AT_START = ("PYTHON", "TZ", "LC_", "LANG", "OMP_", "OPENBLAS_", "MKL_", "LD_", "MALLOC_", "ARROW_")
 
 
@@ -72,14 +77,24 @@ class Starter:
             mine, theirs = socket.socketpair()
             with mine:
                 with theirs:
-                    request = json.dumps({"words": list(words), "cwd": str(cwd), "env": dict(env)}).encode()
-                    with tempfile.TemporaryFile() as kept:
-                        kept.write(request)
-                        kept.flush()
-                        socket.send_fds(self.line, [b"x"], [kept.fileno(), out.fileno(), err.fileno(), theirs.fileno()])
-                        pid = int(mine.recv(32) or b"0")
-                code = self._await(mine, pid, within)
+                    self._ask({"words": list(words), "cwd": str(cwd), "env": dict(env)}, out, err, theirs)
+                code = self._await(mine, int(mine.recv(32) or b"0"), within)
             return code, _text(out), _text(err)
+
+    def branch(self, folder: Path) -> Starter:
+        """A fork of this starter that has read our own modules from `folder`."""
+        line, its = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        mine, theirs = socket.socketpair()
+        with mine, theirs, its, Path(os.devnull).open("wb") as out:
+            self._ask({"cwd": str(folder), "env": dict(os.environ)}, out, sys.__stderr__, theirs, its)
+        return Starter(process=self.process, line=line)
+
+    def _ask(self, asked: Mapping[str, Any], *passed: Any) -> None:
+        """Ask for a fork, with the files and sockets that it gets: its stdout, stderr, where to say how it ended, perhaps a line."""
+        with tempfile.TemporaryFile() as kept:
+            kept.write(json.dumps(asked).encode())
+            kept.flush()
+            socket.send_fds(self.line, [b"x"], [f.fileno() for f in (kept, *passed)])
 
     @staticmethod
     def _await(line: socket.socket, pid: int, within: float) -> int:
@@ -93,6 +108,8 @@ class Starter:
             raise subprocess.TimeoutExpired(str(pid), within) from None
 
     def stop(self) -> None:
+        for branch in _branches.values():
+            branch.line.close()
         self.line.close()
         self.process.wait(timeout=30)
 
@@ -106,6 +123,25 @@ def starter() -> Starter:
     found = Starter(process=process, line=mine)
     atexit.register(found.stop)
     return found
+
+
+def starter_for(folder: Path) -> Starter:
+    """The one that has read the same modules of ours as stand in this folder; the plain one where there are none."""
+    held = tuple(sorted((str(p.relative_to(folder)), p.stat().st_size, p.stat().st_mtime_ns) for p in (folder / OURS).rglob("*.py")))
+    return _branched(held, folder) if held else starter()
+
+
+_branches: dict[tuple[Any, ...], Starter] = {}
+
+
+def _branched(held: tuple[Any, ...], folder: Path) -> Starter:
+    if held not in _branches:
+        # A folder met once is mostly a test's own change of our code: nothing is won by reading that beforehand.
+        _branches[held] = starter()
+        return starter()
+    if _branches[held] is starter():
+        _branches[held] = starter().branch(folder)
+    return _branches[held]
 
 
 def _text(file: Any) -> str:
@@ -130,15 +166,16 @@ def _serve(line: socket.socket) -> dict[str, Any] | None:
                 to.close()
                 os.close(key.fd)
                 continue
-            message, fds, *_ = socket.recv_fds(line, 1, 4)
+            message, fds, *_ = socket.recv_fds(line, 1, 5)
             if not message:
                 return None
             to = socket.socket(fileno=fds[3])
             if not (pid := os.fork()):
                 for other in (line, to, *(s for _, s in running.values())):
                     other.detach()  # `_become` closes it; an object that is forgotten later must not close its number again
+                ready.close()
                 return _become(fds)
-            for fd in fds[:3]:
+            for fd in (*fds[:3], *fds[4:]):
                 os.close(fd)
             _answer(to, pid)
             pidfd = os.pidfd_open(pid)
@@ -154,29 +191,75 @@ def _answer(to: socket.socket, number: int) -> None:
 
 
 def _become(fds: Sequence[int]) -> dict[str, Any]:
-    """What a process of its own would be: group, streams, folder, environment."""
+    """What a process of its own would be: group, streams, folder, environment. Where a fifth number is given, its `line` stays open."""
     os.setsid()
     with os.fdopen(fds[0]) as file:
         file.seek(0)
         asked: dict[str, Any] = json.load(file)
     os.dup2(fds[1], 1)
     os.dup2(fds[2], 2)
-    os.closerange(3, 256)
+    if fds[4:]:
+        asked["line"] = os.dup2(fds[4], 3)
+    os.closerange(4 if fds[4:] else 3, 256)
     os.chdir(asked["cwd"])
     os.environ.clear()
     os.environ.update(asked["env"])
     return asked
 
 
+def _move(old: str, new: str) -> None:
+    """Let modules that were read from one folder be those of another one that holds the same."""
+    for module in list(sys.modules.values()):
+        file, path = getattr(module, "__file__", None), getattr(module, "__path__", None)
+        if file and file.startswith(old + os.sep):
+            module.__file__ = new + file[len(old) :]
+            if path is not None:
+                module.__path__ = [new + p[len(old) :] for p in path]
+
+
 def _main() -> None:
     for name in LIBRARIES:
         __import__(name)
-    asked = _serve(socket.socket(fileno=int(sys.argv[1])))
+    gc.freeze()
+    asked, read = _serve(socket.socket(fileno=int(sys.argv[1]))), ""
+    while asked and "line" in asked:
+        read = sys.path[0] = asked["cwd"]
+        for name in READ_BEFOREHAND:
+            __import__(name)
+        gc.freeze()
+        asked = _serve(socket.socket(fileno=asked["line"]))
     if asked is None:
         return
+    if read:
+        _move(read, asked["cwd"])
     sys.path[0] = asked["cwd"]
     sys.argv = ["-m", *asked["words"][1:]]
-    runpy.run_module(asked["words"][0], run_name="__main__", alter_sys=True)
+    sys.modules.pop(asked["words"][0], None)  # it runs as __main__
+    _leave(_run(asked["words"][0]))
+
+
+def _run(module: str) -> int:
+    """`python -m MODULE`, to its exit code."""
+    try:
+        runpy.run_module(module, run_name="__main__", alter_sys=True)
+    except SystemExit as end:
+        if end.code is None or isinstance(end.code, int):
+            return end.code or 0
+        sys.stderr.write(f"{end.code}\n")
+        return 1
+    except BaseException:  # noqa: BLE001 - as an interpreter does at its end
+        sys.excepthook(*sys.exc_info())
+        return 1
+    return 0
+
+
+def _leave(code: int) -> None:
+    """Ends as an interpreter does, but for taking every object apart: with these libraries that takes most of a second."""
+    threading._shutdown()  # type: ignore[attr-defined]  # waits for threads
+    atexit._run_exitfuncs()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
 
 
 if __name__ == "__main__":

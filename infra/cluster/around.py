@@ -14,16 +14,20 @@ from infra.cluster.down import down
 from infra.cluster.kube import Kube
 from infra.cluster.progress import line
 from infra.cluster.settings import REGION, ROOT, Places
-from infra.cluster.status import status
 from infra.cluster.up import Wishes, up
+
+MAY_END = "COUNTERSIGN_TEST_CLUSTER_DOWN"
+"""Tells the command that the cluster was brought up for it alone: it may take it away itself."""
 
 
 def around(places: Places, kind: Kind, wishes: Wishes, command: Sequence[str]) -> int:
-    """The command's exit code. A cluster that was there before stays."""
-    stays = kind is Kind.EXISTING or all(p.up for p in status(places, kind))
+    """The command's exit code. A cluster that was there before stays, up or down: there may be something in its store."""
+    stays = kind is Kind.EXISTING or places.state.exists()
     try:
         kube = up(places, kind, wishes)
         told = {**os.environ, "KUBECONFIG": kube.kubeconfig, "PATH": f"{places.bin}:{kube.kubectl.parent}:{os.environ['PATH']}"}
+        if not stays:
+            told[MAY_END] = "1"
         publish(kube, {**told, **store(kube)})
         return subprocess.run(command, env=told, check=False).returncode
     finally:

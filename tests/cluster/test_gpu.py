@@ -8,14 +8,13 @@ GPU nodes, so that no pod but these tests' can land there.
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import pytest
 
-from tests.cluster.real import Space, Toy, kubectl, new_space, toy_in, wait
+from tests.cluster.real import Space, Toy, kubectl, toy_in, wait
 from tests.cluster.test_install import SAFE
 from tests.conftest import Home, make_home
 from workflows.cluster.interface import Phase
@@ -25,14 +24,6 @@ GPU = "nvidia.com/gpu"
 LABEL = {"nvidia.com/gpu.present": "true"}
 TAINT = {"key": GPU, "value": "present", "effect": "NoSchedule"}
 HUGE = {"cpu": "64", "memory": "256Gi", "pods": "110", "ephemeral-storage": "100Gi", GPU: "8"}
-
-
-@pytest.fixture(scope="module")
-def space(cluster: None) -> Iterator[Space]:
-    del cluster
-    name = f"gpu-{os.environ.get('PYTEST_XDIST_WORKER', 'one')}"
-    yield new_space(name)
-    kubectl("delete", "namespace", name, "--wait=false")
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,77 @@
+"""People step in: they submit twice, change a template, stop, retry, suspend and resume; and a gate that stops a run."""
+
+from __future__ import annotations
+
+import subprocess
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from tests.cluster.real import Toy, wait
+from workflows.cluster.interface import Phase
+
+pytestmark = [pytest.mark.cluster, pytest.mark.timeout(600)]
+SLOW = ("--set", "work.mode=slow", "--set", "work.seconds=25")
+
+
+def test_a_template_that_changes_in_a_run_changes_nothing_in_it(toy: Toy) -> None:
+    name = toy.submit(*SLOW)
+    toy.until(name, "work(0:a)", Phase.RUNNING)
+    manifest = toy.space.get("workflowtemplate", "toy")
+    join = next(t for t in manifest["spec"]["templates"] if t["name"] == "join")
+    join["container"]["args"] = ["python", "-m", "workflows.run.driver", "toy", "nothing"]
+    toy.space.replace(manifest)
+    assert toy.ended(name).phase is Phase.SUCCEEDED
+    toy.sealed(name)
+
+
+def test_two_identical_submissions_at_once_are_one(toy: Toy) -> None:
+    with ThreadPoolExecutor(2) as pool:
+        said = list(pool.map(lambda _: toy.ask("submit", "toy", "--namespace", toy.space.name, "--json"), range(2)))
+    assert [s.code for s in said] == [0, 0]
+    names = {s.json["workflow"] for s in said}
+    assert len(names) == 1
+    assert sorted(s.json["created"] for s in said) == [False, True]
+    toy.submitted.extend(names)
+    assert toy.ended(names.pop()).phase is Phase.SUCCEEDED
+
+
+def test_stopped_by_hand_and_retried(toy: Toy) -> None:
+    name = toy.submit(*SLOW)
+    toy.until(name, "work(0:a)", Phase.RUNNING)
+    toy.space.patch("workflow", name, {"spec": {"shutdown": "Stop"}})
+    assert toy.ended(name).phase in {Phase.FAILED, Phase.ERROR}
+    first = toy.sealed(name, "failed")
+    argo(toy, "retry", name)
+    assert toy.ended(name).phase is Phase.SUCCEEDED
+    second = wait(lambda: (r := toy.run_of(name)) != first and r, "the second run is noted")
+    assert second == f"{first}-2"
+    toy.sealed(name)
+    assert toy.verify(first)["verified"], "the first run is as it was"
+
+
+def test_suspended_and_resumed_by_hand(toy: Toy) -> None:
+    name = toy.submit()
+    toy.space.patch("workflow", name, {"spec": {"suspend": True}})
+    time.sleep(10)
+    assert not toy.workflow(name).phase.ended
+    toy.space.patch("workflow", name, {"spec": {"suspend": None}})
+    assert toy.ended(name).phase is Phase.SUCCEEDED
+    toy.sealed(name)
+
+
+def test_a_gate_that_says_no_ends_the_workflow_with_its_evidence(toy: Toy) -> None:
+    toy.home.write("params/policies/toy.yaml", toy.home.read("params/policies/toy.yaml").replace(b"at_least: 100", b"at_least: 1000"))
+    name = toy.submit()
+    assert toy.ended(name).phase is Phase.FAILED
+    refused = toy.node(name, "join")
+    assert refused.exit_code == 3
+    assert "gate enough" in refused.message
+    assert "expected at least 1000, got 240" in refused.message
+    toy.sealed(name, "refused")
+
+
+def argo(toy: Toy, *words: str) -> None:
+    done = subprocess.run(["argo", *words, "-n", toy.space.name], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
