@@ -159,6 +159,8 @@ def repository_on_the_page() -> str:
 
 @pytest.mark.slow
 def test_the_page_works_as_written(bank: Bank, desk: Desk) -> None:
+    if not bank.server.real:
+        pytest.skip("moto's server knows no rights; versitygw does: make cluster-up builds it")
     asked = [c for language, title, text in BLOCKS if language == "console" and not title for c in commands(text)]
     assert len(asked) > 15
     for command, expected, code in asked:

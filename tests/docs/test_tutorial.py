@@ -20,7 +20,8 @@ def clone(to: Path) -> None:
         ["git", "ls-files", "--cached", "--others", "--exclude-standard", "-z"], cwd=ROOT, capture_output=True, text=True, check=True
     ).stdout
     for name in filter(None, listed.split("\0")):
-        if (ROOT / name).is_file():
+        # A run of one's own leaves `dvc.lock`, which is not committed.
+        if name != "dvc.lock" and (ROOT / name).is_file():
             (to / name).parent.mkdir(parents=True, exist_ok=True)
             (to / name).write_bytes((ROOT / name).read_bytes())
             (to / name).chmod((ROOT / name).stat().st_mode)

@@ -7,9 +7,11 @@ import json
 import os
 import signal
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from tests import s3server
 from tests.conftest import Home, with_lineage
@@ -18,8 +20,12 @@ from workflows.compile import dvc_lock
 from workflows.errors import NotVerified
 from workflows.prove import digest
 from workflows.prove.record import Item
+from workflows.prove.signature import Signer
+from workflows.run import keys
+from workflows.run.journal import Journal
 from workflows.run.planned import Plan, read_plan, write_plan
 from workflows.run.session import last_claimed, local_store, open_journal
+from workflows.run.store.open import open_store
 
 PREFIXES = itertools.count(1)
 TASKS = (("pick", None), ("work", "a"), ("work", "b"), ("join", None))
@@ -122,6 +128,30 @@ def test_a_sealed_run_that_is_retried_by_hand_goes_on_in_a_new_run(cluster: Pods
     assert cluster.ask("verify", first).code == 0, "the first run is as it was"
 
 
+def test_pods_side_by_side_take_over_the_same_record(cluster: Pods, monkeypatch: pytest.MonkeyPatch) -> None:
+    """After a sealed run was retried, each looks for what it builds on before another one has noted it."""
+    cluster.plan()
+    assert cluster.step("pick").code == 0
+    cluster.seal()
+    for name, value in cluster.server.env.items():
+        monkeypatch.setenv(name, value)
+    store = open_store(cluster.home.path, cluster.url)
+    signer = Signer(Ed25519PrivateKey.generate())
+    ring = keys.ring(store)
+    plan = {"COUNTERSIGN_PLAN": cluster.outputs["plan"]["plan"]}
+    begun = [cluster.begin("workflows.run.driver", "toy", "work", "--item", item, **plan) for item in "ab"]
+    said = [pod.finish(process) for pod, process in begun]
+    assert [s.code for s in said] == [0, 0], [s.err for s in said]
+    journal = Journal(store, f"{cluster.run}-2")
+    (stands,) = journal.last(ring, ["pick"]).values()
+    late = replace(stands.record, started=stands.record.finished)
+    assert journal.offer(late, signer, ring) == stands, "who comes late gets what stands"
+    assert list(journal.attempts_of("pick")) == [1]
+    assert cluster.step("join").code == 0
+    cluster.seal()
+    assert cluster.ask("verify", f"{cluster.run}-2", "--json").json["outcome"] == "done"
+
+
 def test_a_gate_that_says_no_says_so_on_the_node(cluster: Pods) -> None:
     policy = cluster.home.read("params/policies/toy.yaml").replace(b"at_least: 100", b"at_least: 1000")
     cluster.home.write("params/policies/toy.yaml", policy)
@@ -142,7 +172,6 @@ def test_a_gate_that_says_no_says_so_on_the_node(cluster: Pods) -> None:
 def test_the_form_counts_unless_the_code_is_asked(cluster: Pods, mode: str, at_least: int) -> None:
     said = cluster.plan(COUNTERSIGN_SET_pick__at_least="30", COUNTERSIGN_PARAMETERS=mode)
     assert said.code == 0, said.err
-    from workflows.run.store.open import open_store
 
     with pytest.MonkeyPatch.context() as patch:
         for name, value in cluster.server.env.items():

@@ -254,6 +254,7 @@ def test_an_address_that_is_wrong(make: Make, words: tuple[str, ...], url: str, 
     assert "Traceback" not in said.err
 
 
+@pytest.mark.usefixtures("real_s3")  # moto's server takes any
 def test_credentials_that_are_wrong_are_not_repeated(make: Make, url: str) -> None:
     said = make("ann").ask("show", "--store", url, AWS_SECRET_ACCESS_KEY="a-wrong-word")  # noqa: S106  # it opens nothing
     assert said.code == 2

@@ -100,7 +100,7 @@ def reuse(session: Session, journal: Journal, ready: Ready) -> Written | None:
     old = _reusable(session, ready, say)
     if old is None:
         return None
-    written = journal.append(_reused(session, journal, ready, old), session.signer)
+    written = journal.offer(_reused(session, journal, ready, old), session.signer, session.ring)
     say.info("reused", record=written.sha256, of=old.sha256)
     return written
 

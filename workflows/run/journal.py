@@ -85,12 +85,31 @@ class Journal:
 
     def append(self, record: Record, signer: Signer) -> Written:
         """Sign a record and keep it; the run's index names it last, so a crash leaves no name without a record."""
+        written = self._kept(record, signer)
+        self.store.put_document(self._pointer_to(record), f"{written.sha256}\n".encode())
+        return written
+
+    def offer(self, record: Record, signer: Signer, keys: Keyring) -> Written:
+        """`append` where several processes may say the same of a task at once: the record that is there first stands."""
+        mine = self._kept(record, signer)
+        stands = self.store.put_if_absent(self._pointer_to(record), f"{mine.sha256}\n".encode())
+        if stands == f"{mine.sha256}\n".encode():
+            return mine
+        found = self._record(keys, self.attempts_of(record.task)[record.attempt], record.task)
+        if not found.record.outcome.good:
+            where = f"{self.run}/{record.task}"
+            raise NotVerified(Problem(what="another process left another record", where=where, got=found.record.outcome.value))
+        return found
+
+    def _kept(self, record: Record, signer: Signer) -> Written:
         envelope = signer.sign(encode_record(record))
         sha = digest.of_bytes(envelope).sha256
         self.store.put_document(f"keys/{signer.keyid}.pem", signer.public_pem)
         self.store.put_document(f"records/{sha}", envelope)
-        self.store.put_document(f"runs/{self.run}/steps/{record.task}/{record.attempt}", f"{sha}\n".encode())
         return Written(record=record, sha256=sha)
+
+    def _pointer_to(self, record: Record) -> str:
+        return f"runs/{self.run}/steps/{record.task}/{record.attempt}"
 
     def last(self, keys: Keyring, tasks: Iterable[str]) -> dict[str, Written]:
         """The last record of each of `tasks` that has one, checked."""

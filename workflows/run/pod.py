@@ -73,11 +73,17 @@ def trusted_ring(store: Store, signer: Signer) -> Keyring:
 
 
 def complete(session: Session, journal: Journal, task: Task) -> None:
-    """Take over what this task builds on from an earlier run of the same plan, where a sealed one was retried by hand."""
+    """Take over what this task builds on from an earlier run of the same plan, where a sealed one was retried by hand.
+
+    Pods side by side each try. Whose record is there first stands, and the others build on it.
+    """
     have = journal.begun()
     known = {t.id: t for t in tasks(session.pipeline)}
     for name in ancestors(session.pipeline, task):
-        if name not in have and reuse(session, journal, prepare(session, journal, known[name])) is None:
+        if name in have:
+            continue
+        ready = prepare(session, journal, known[name])
+        if ready.attempt == 1 and reuse(session, journal, ready) is None:
             raise BadInput(
                 Problem(what=f"{name} has no result to build on", where=f"{session.pipeline.name}.{task.id}"),
                 hint="submit the pipeline again: countersign submit --again",
