@@ -66,7 +66,7 @@ def suits(env: Mapping[str, str]) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class Starter:
-    """The process with the libraries; one for a whole test session. Programs may run at the same time."""
+    """A way to a process that has the libraries, and in a branch our own modules, too. Programs may run at the same time."""
 
     process: subprocess.Popen[bytes]
     line: socket.socket
@@ -108,7 +108,7 @@ class Starter:
             raise subprocess.TimeoutExpired(str(pid), within) from None
 
     def stop(self) -> None:
-        for branch in _branches.values():
+        for branch in filter(None, _branches.values()):
             branch.line.close()
         self.line.close()
         self.process.wait(timeout=30)
@@ -125,23 +125,21 @@ def starter() -> Starter:
     return found
 
 
+_branches: dict[tuple[Any, ...], Starter | None] = {}
+"""By the modules that a folder holds; None where such a folder was met once."""
+
+
 def starter_for(folder: Path) -> Starter:
-    """The one that has read the same modules of ours as stand in this folder; the plain one where there are none."""
+    """The one that has read the same modules of ours as stand in this folder; the plain one where there are none.
+
+    It also is for a folder that is met first: mostly a test's own change of our code, and nothing is won by reading that beforehand.
+    """
     held = tuple(sorted((str(p.relative_to(folder)), p.stat().st_size, p.stat().st_mtime_ns) for p in (folder / OURS).rglob("*.py")))
-    return _branched(held, folder) if held else starter()
-
-
-_branches: dict[tuple[Any, ...], Starter] = {}
-
-
-def _branched(held: tuple[Any, ...], folder: Path) -> Starter:
-    if held not in _branches:
-        # A folder met once is mostly a test's own change of our code: nothing is won by reading that beforehand.
-        _branches[held] = starter()
+    if not held or held not in _branches:
+        _branches[held] = None
         return starter()
-    if _branches[held] is starter():
-        _branches[held] = starter().branch(folder)
-    return _branches[held]
+    branch = _branches[held] = _branches[held] or starter().branch(folder)
+    return branch
 
 
 def _text(file: Any) -> str:

@@ -19,6 +19,7 @@ from tests.conftest import ROOT, Home, Said
 from workflows.cluster.interface import Phase
 from workflows.cluster.reading import progress
 
+SLOW = ("--set", "work.mode=slow", "--set", "work.seconds=25")
 PATIENCE = 300.0  # seconds for a workflow to come to where a test wants it
 SOURCE = "countersign"  # the namespace whose secrets and settings tests copy
 SERVERS = ("resourceVersion", "uid", "creationTimestamp", "generation", "managedFields")

@@ -8,11 +8,10 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from tests.cluster.real import Toy, wait
+from tests.cluster.real import SLOW, Toy, wait
 from workflows.cluster.interface import Phase
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(600)]
-SLOW = ("--set", "work.mode=slow", "--set", "work.seconds=25")
 
 
 def test_a_template_that_changes_in_a_run_changes_nothing_in_it(toy: Toy) -> None:

@@ -19,7 +19,7 @@ from typing import Any
 import pytest
 from botocore.exceptions import FlexibleChecksumError
 
-from infra.cluster import down, images, loading, network, node, programs, services
+from infra.cluster import around, down, images, loading, network, node, programs, services
 from infra.cluster.kube import Kube, connect
 from infra.cluster.settings import BUCKET, NAME, ROOT, Places
 
@@ -237,9 +237,7 @@ def test_env_is_what_a_shell_needs() -> None:
     assert told[-1].startswith("http://198.19.")
 
 
-@pytest.mark.skipif(
-    not os.environ.get("COUNTERSIGN_TEST_CLUSTER_DOWN"), reason="takes the cluster away: set COUNTERSIGN_TEST_CLUSTER_DOWN=1"
-)
+@pytest.mark.skipif(not os.environ.get(around.MAY_END), reason=f"takes the cluster away: set {around.MAY_END}=1")
 @pytest.mark.last
 @pytest.mark.usefixtures("local")
 def test_down_leaves_nothing_behind() -> None:

@@ -7,11 +7,10 @@ import time
 
 import pytest
 
-from tests.cluster.real import Toy, kubectl, wait
+from tests.cluster.real import SLOW, Toy, kubectl, wait
 from workflows.cluster.interface import Phase
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(600)]
-SLOW = ("--set", "work.mode=slow", "--set", "work.seconds=25")
 
 
 def test_a_pod_killed_in_the_middle_is_run_again(toy: Toy) -> None:

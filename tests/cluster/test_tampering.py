@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from tests.cluster.real import Toy, wait
+from tests.cluster.real import SLOW, Toy, wait
 from workflows.cluster.interface import Phase
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(600)]
-SLOW = ("--set", "work.mode=slow", "--set", "work.seconds=25")
 
 
 @pytest.mark.parametrize("how", ["truncated", "replaced", "missing"])

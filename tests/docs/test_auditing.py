@@ -158,9 +158,8 @@ def repository_on_the_page() -> str:
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("real_s3")  # moto's server knows no rights
 def test_the_page_works_as_written(bank: Bank, desk: Desk) -> None:
-    if not bank.server.real:
-        pytest.skip("moto's server knows no rights; versitygw does: make cluster-up builds it")
     asked = [c for language, title, text in BLOCKS if language == "console" and not title for c in commands(text)]
     assert len(asked) > 15
     for command, expected, code in asked:
@@ -181,9 +180,8 @@ REFUSED: dict[str, Callable[[Any, str], object]] = {
 
 
 @pytest.mark.parametrize("what", REFUSED)
+@pytest.mark.usefixtures("real_s3")
 def test_the_page_s_policy_lets_nothing_be_written(bank: Bank, what: str) -> None:
-    if not bank.server.real:
-        pytest.skip("moto's server knows no rights; versitygw does: make cluster-up builds it")
     key = next(k for k in bank.server.objects(BUCKET) if "/records/" in k)
     s3 = boto3.client(
         "s3",

@@ -13,7 +13,7 @@ import contextlib
 import sys
 import time
 import traceback
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
@@ -27,6 +27,7 @@ from workflows.prove import canonical, digest
 from workflows.prove.digest import Digests, in_parallel
 from workflows.prove.gate import Verdict, judge
 from workflows.prove.record import Item, Link, Outcome, Record
+from workflows.prove.signature import Signer
 from workflows.prove.verify import CLOCK_SKEW, POINTER, digest_in
 from workflows.run import codec, environment, files
 from workflows.run.binding import bind
@@ -94,13 +95,16 @@ def run_ready(session: Session, journal: Journal, ready: Ready) -> Written:
     return written
 
 
-def reuse(session: Session, journal: Journal, ready: Ready) -> Written | None:
-    """Take what the same computation made before, after checking all of it; None where there is nothing to take."""
+def reuse(session: Session, journal: Journal, ready: Ready, keep: Callable[[Record, Signer], Written] | None = None) -> Written | None:
+    """Take what the same computation made before, after checking all of it; None where there is nothing to take.
+
+    `keep` puts the record into the journal: `append`, unless another process may do the same at this moment.
+    """
     say = _logger(journal, ready.task)
     old = _reusable(session, ready, say)
     if old is None:
         return None
-    written = journal.offer(_reused(session, journal, ready, old), session.signer, session.ring)
+    written = (keep or journal.append)(_reused(session, journal, ready, old), session.signer)
     say.info("reused", record=written.sha256, of=old.sha256)
     return written
 

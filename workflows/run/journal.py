@@ -86,14 +86,14 @@ class Journal:
     def append(self, record: Record, signer: Signer) -> Written:
         """Sign a record and keep it; the run's index names it last, so a crash leaves no name without a record."""
         written = self._kept(record, signer)
-        self.store.put_document(self._pointer_to(record), f"{written.sha256}\n".encode())
+        self.store.put_document(*self._pointer_to(written))
         return written
 
     def offer(self, record: Record, signer: Signer, keys: Keyring) -> Written:
         """`append` where several processes may say the same of a task at once: the record that is there first stands."""
         mine = self._kept(record, signer)
-        stands = self.store.put_if_absent(self._pointer_to(record), f"{mine.sha256}\n".encode())
-        if stands == f"{mine.sha256}\n".encode():
+        name, pointer = self._pointer_to(mine)
+        if self.store.put_if_absent(name, pointer) == pointer:
             return mine
         found = self._record(keys, self.attempts_of(record.task)[record.attempt], record.task)
         if not found.record.outcome.good:
@@ -108,8 +108,9 @@ class Journal:
         self.store.put_document(f"records/{sha}", envelope)
         return Written(record=record, sha256=sha)
 
-    def _pointer_to(self, record: Record) -> str:
-        return f"runs/{self.run}/steps/{record.task}/{record.attempt}"
+    def _pointer_to(self, written: Written) -> tuple[str, bytes]:
+        """Name and bytes of the run's entry for a record."""
+        return f"runs/{self.run}/steps/{written.record.task}/{written.record.attempt}", f"{written.sha256}\n".encode()
 
     def last(self, keys: Keyring, tasks: Iterable[str]) -> dict[str, Written]:
         """The last record of each of `tasks` that has one, checked."""

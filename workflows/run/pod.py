@@ -17,6 +17,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 
 from workflows.declare import Pipeline
@@ -78,12 +79,13 @@ def complete(session: Session, journal: Journal, task: Task) -> None:
     Pods side by side each try. Whose record is there first stands, and the others build on it.
     """
     have = journal.begun()
+    keep = partial(journal.offer, keys=session.ring)
     known = {t.id: t for t in tasks(session.pipeline)}
     for name in ancestors(session.pipeline, task):
         if name in have:
             continue
         ready = prepare(session, journal, known[name])
-        if ready.attempt == 1 and reuse(session, journal, ready) is None:
+        if ready.attempt == 1 and reuse(session, journal, ready, keep) is None:
             raise BadInput(
                 Problem(what=f"{name} has no result to build on", where=f"{session.pipeline.name}.{task.id}"),
                 hint="submit the pipeline again: countersign submit --again",
