@@ -235,7 +235,6 @@ def test_a_pod_that_is_told_to_end_leaves_a_record(cluster: Pods) -> None:
     deadline = time.monotonic() + 60
     while time.monotonic() < deadline and "started" not in (line := (process.stderr.readline() if process.stderr else "")):
         assert line or process.poll() is None
-    time.sleep(0.5)
     os.kill(process.pid, signal.SIGTERM)
     said = home.finish(process)
     assert said.code == 75

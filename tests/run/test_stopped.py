@@ -14,7 +14,7 @@ from typing import Any
 import psutil
 import pytest
 
-from tests.conftest import Home, Said
+from tests.conftest import ROOT, Home, Said
 from tests.run.test_faults import goes_on, small_disk
 
 
@@ -70,6 +70,67 @@ def test_a_task_that_dvc_or_argo_started_leaves_its_record_when_it_is_ended(home
 
 
 # --- Files that may not be used
+
+
+LOSES = """
+import sys
+from workflows.errors import CountersignError
+from workflows.run.driver import explained
+from workflows.run.interrupt import heard_once
+
+class Deaf:
+    def __del__(self):
+        here()
+
+def here():
+    import os, signal, time
+    os.kill(os.getpid(), signal.SIGTERM)
+    time.sleep(0.01)
+
+def in_a_finalizer():
+    Deaf()
+    import time
+    time.sleep(60)
+
+def as_another_error():
+    try:
+        here()
+    except BaseException:
+        raise AttributeError("half imported") from None
+
+def through_exec():
+    exec("here()")
+
+def while_it_cleans_up():
+    import time
+    try:
+        here()
+    finally:
+        time.sleep(1)
+        print("cleaned up")
+
+with heard_once():
+    try:
+        globals()[sys.argv[1]]()
+    except (Exception, KeyboardInterrupt) as error:
+        print(*explained(error, "here").problems)
+        sys.exit(explained(error, "here").exit_code)
+"""
+
+
+@pytest.mark.parametrize(
+    ("how", "says"),
+    [
+        ("in_a_finalizer", "here: interrupted"),
+        ("as_another_error", "here: interrupted"),
+        ("through_exec", "here: interrupted"),
+        ("while_it_cleans_up", "cleaned up\nhere: interrupted"),
+    ],
+)
+def test_an_interruption_is_not_lost(how: str, says: str) -> None:
+    """Python and extension modules throw some exceptions away, and turn others into errors of their own."""
+    done = subprocess.run([sys.executable, "-c", LOSES, how], cwd=ROOT, text=True, capture_output=True, check=False, timeout=50)
+    assert (done.stdout.strip(), done.returncode) == (says, 75), done.stderr
 
 
 def powerless(home: Home, *words: str, **how: Any) -> Said:

@@ -29,7 +29,7 @@ from workflows.prove.gate import Verdict, judge
 from workflows.prove.record import Item, Link, Outcome, Record
 from workflows.prove.signature import Signer
 from workflows.prove.verify import CLOCK_SKEW, POINTER, digest_in
-from workflows.run import codec, environment, files
+from workflows.run import codec, environment, files, interrupt
 from workflows.run.binding import bind
 from workflows.run.journal import Journal, Written, read_record
 from workflows.run.logs import structlog
@@ -164,15 +164,17 @@ def where_of(task: Task) -> str:
 
 def explained(error: BaseException, where: str) -> CountersignError:
     """What to tell a person. The message of an unexpected error is withheld: it may quote personal data."""
+    interrupt.answered()
+    # A gate's no and another temporary trouble hold whether or not someone wants to stop.
+    if isinstance(error, KeyboardInterrupt) or (interrupt.told() and not isinstance(error, GateRefused | Temporary)):
+        return Temporary(
+            Problem(what="interrupted", where=where), hint="the same command goes on from here: finished steps are not repeated"
+        )
     if isinstance(error, CountersignError):
         return error
     if isinstance(error, BadData):
         return BadInput(
             Problem(what=error.what, where=f"{where}: {error.where}" if error.where else where, expected=error.expected, got=error.got)
-        )
-    if isinstance(error, KeyboardInterrupt):
-        return Temporary(
-            Problem(what="interrupted", where=where), hint="the same command goes on from here: finished steps are not repeated"
         )
     if isinstance(error, MemoryError):
         return Temporary(Problem(what="out of memory", where=where), hint="give it more memory, or run fewer steps at a time: --jobs 1")

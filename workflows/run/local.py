@@ -16,6 +16,7 @@ from workflows.declare import Kind
 from workflows.errors import BadInput, CountersignError, GateRefused, NotVerified, Problem, Temporary
 from workflows.plan import tasks
 from workflows.prove.record import Seal
+from workflows.run import interrupt
 from workflows.run.driver import abandon, place_outputs
 from workflows.run.journal import Journal
 from workflows.run.session import Session, open_journal
@@ -189,6 +190,7 @@ class _Pool:
         return error
 
     def _interrupted(self) -> None:
+        interrupt.answered()
         self.error = Temporary("interrupted", hint="the same command goes on from here: finished steps are not repeated")
         for pid in self.children:
             os.kill(pid, signal.SIGINT)
