@@ -9,6 +9,7 @@ import shutil
 import signal
 import socket
 import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -141,14 +142,17 @@ def _versitygw(folder: Path) -> Iterator[Server]:
 
 @contextlib.contextmanager
 def _moto(folder: Path) -> Iterator[Server]:
-    from moto.server import ThreadedMotoServer
-
-    moto = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    moto.start()
+    """A process of its own: within one, `mock_aws` of any other test empties the server, too."""
+    server = Server(folder=folder, port=free_port(), real=False)
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / "server.log").open("ab") as out:
+        words = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(server.port)]
+        server.process = subprocess.Popen(words, stdout=out, stderr=out)
     try:
-        yield Server(folder=folder, port=moto.get_host_and_port()[1], real=False)
+        _wait(server.port, server.process)
+        yield server
     finally:
-        moto.stop()
+        server.stop()
 
 
 def free_port() -> int:
