@@ -198,6 +198,14 @@ def test_nobody_but_the_promoter_says_what_is_approved(by: str, change: Callable
     assert "only the account promoter" in kept.stderr
 
 
+def test_installing_again_changes_nothing_in_it(space: None) -> None:  # noqa: ARG001
+    o = json.loads(kubectl("-n", SPACE, "get", "configmap", "countersign-approved", "-o", "json"))
+    o["metadata"]["labels"] = {"installed": "again"}
+    o["metadata"].pop("managedFields", None)
+    words = ["replace", "--dry-run=server", "-f", "-", "--as", "admin", "--as-group", "system:masters"]
+    assert "replaced" in kubectl(*words, given=json.dumps(o))
+
+
 def test_the_promoter_does(space: None) -> None:  # noqa: ARG001
     o = json.loads(kubectl("-n", SPACE, "get", "configmap", "countersign-approved", "-o", "json"))
     o["data"]["loan-approval.8"] = "{}"
