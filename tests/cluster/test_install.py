@@ -94,8 +94,8 @@ def test_an_account_may_do_exactly_what_is_listed(account: str) -> None:
         ("patch", "configmaps", {"promoter"}),
         ("get", "secrets", set()),
         ("create", "pods", {"promoter"}),
-        ("create", "pods/exec", set()),
-        ("create", "serviceaccounts/token", set()),
+        ("create", "pods --subresource=exec", set()),
+        ("create", "serviceaccounts --subresource=token", set()),
         ("impersonate", "serviceaccounts", set()),
         ("create", "rolebindings.rbac.authorization.k8s.io", set()),
     ],
@@ -103,7 +103,7 @@ def test_an_account_may_do_exactly_what_is_listed(account: str) -> None:
 def test_only_these_accounts_can(verb: str, what: str, accounts: set[str]) -> None:
     def can(account: str) -> bool:
         who = f"--as=system:serviceaccount:{NAMESPACE}:{account}"
-        return kubectl("auth", "can-i", verb, what, "-n", NAMESPACE, who, check=False).stdout.strip() == "yes"
+        return kubectl("auth", "can-i", verb, *what.split(), "-n", NAMESPACE, who, check=False).stdout.strip() == "yes"
 
     assert {a for a in RULES if can(a)} == accounts
 
@@ -252,7 +252,7 @@ def test_argos_server_was_lent_no_secret_of_the_environment_but_one() -> None:
     listed = {s["metadata"]["name"] for s in get("secrets", "-n", NAMESPACE)["items"]}
     assert {"countersign-store", "countersign-artifacts", "countersign-signing-key", "countersign-masking-key"} <= listed
     assert [s for s in sorted(listed) if may(s)] == ["countersign-artifacts"]
-    assert kubectl("auth", "can-i", "create", "pods/exec", "-A", who, check=False).stdout.strip() == "no"
+    assert kubectl("auth", "can-i", "create", "pods", "--subresource=exec", "-A", who, check=False).stdout.strip() == "no"
 
 
 def test_secrets_are_made_once_and_never_shown() -> None:
