@@ -86,8 +86,8 @@ def looked(found: Looked, environment: str, policies: Policies, *, as_json: bool
         console.print(f"  {reason}")
     for w in j.weighed:
         name = policies.name_of(w.by) if w.by else "unreadable"
-        said = Text.assemble((f"counts as {w.role}", "green")) if w.role else Text.assemble(("does not count: ", "red"), w.why_not)
-        console.print(Text.assemble(f"  approval {w.sha256[:SHORT]} by {name}: ", said))
+        counts = Text.assemble((f"counts as {w.role}", "green")) if w.role else Text.assemble(("does not count: ", "red"), w.why_not)
+        console.print(Text.assemble(f"  approval {w.sha256[:SHORT]} by {name}: ", counts))
 
 
 def promoted(done: Promoted, *, as_json: bool, file: Path | None = None) -> None:
