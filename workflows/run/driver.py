@@ -77,9 +77,9 @@ def run_ready(session: Session, journal: Journal, ready: Ready) -> Written:
     if session.reuse and (reused := reuse(session, journal, ready)):
         return reused
     say = _logger(journal, task)
-    say.info("started")
     begun = time.monotonic()
     try:
+        say.info("started")
         record, verdicts = _execute(session, journal, ready)
     except (Exception, KeyboardInterrupt) as error:
         failure = explained(error, where_of(task))
