@@ -86,6 +86,12 @@ class Server:
         """Keys of uploads in parts that are not finished."""
         return [u["Key"] for u in self.client().list_multipart_uploads(Bucket=bucket).get("Uploads", ())]
 
+    def sending(self, bucket: str = BUCKET) -> list[str]:
+        """Keys of such uploads that have a part: whoever sends them has heard their ids, and can take them back."""
+        s3 = self.client()
+        begun = s3.list_multipart_uploads(Bucket=bucket).get("Uploads", ())
+        return [u["Key"] for u in begun if s3.list_parts(Bucket=bucket, Key=u["Key"], UploadId=u["UploadId"]).get("Parts")]
+
     def start(self) -> None:
         """Start it, again if need be, with what its folder holds."""
         for name in ("data", "meta", "iam"):

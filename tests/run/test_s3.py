@@ -169,7 +169,7 @@ def test_what_came_in_parts_from_elsewhere_is_read_before_it_is_believed(s3: s3s
 @pytest.mark.parametrize("seconds", [2.0, pytest.param(30.0, marks=pytest.mark.slow)])
 def test_a_server_killed_in_the_middle_of_an_upload_and_started_again(own: s3server.Server, tmp_path: Path, seconds: float) -> None:
     store, made = S3Store(s3server.BUCKET), written(tmp_path / "made", 120 * MB)
-    with killing(own, seconds, when=own.uploads):
+    with killing(own, seconds, when=own.sending):
         item = keep(store, made)
     store.fetch_content(item, tmp_path / "back")
     assert (tmp_path / "back").read_bytes() == made.read_bytes()
@@ -213,7 +213,7 @@ def test_a_server_that_hangs_for_a_while(own: s3server.Server, tmp_path: Path) -
     store, made = S3Store(s3server.BUCKET), written(tmp_path / "made", 60 * MB)
 
     def hang() -> None:
-        eventually(own.uploads)
+        eventually(own.sending)
         own.pause()
         time.sleep(2)
         own.resume()
@@ -477,7 +477,7 @@ def test_ctrl_c_in_an_upload_leaves_nothing_behind(own: s3server.Server, tmp_pat
     work = PUT + listening + "S3Store(sys.argv[1]).put_content(Path(sys.argv[2]))"
     words = [sys.executable, "-c", work, s3server.BUCKET, str(made)]
     with subprocess.Popen(words, cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)}, stderr=subprocess.PIPE, text=True) as child:
-        eventually(own.uploads)
+        eventually(own.sending)
         child.send_signal(signal.SIGINT)
         _, said = child.communicate(timeout=60)
     assert "KeyboardInterrupt" in said
