@@ -31,6 +31,7 @@ lint: $(VENV)/installed ## style, types, layers, stale generated files
 	mypy
 	lint-imports
 	countersign compile --check
+	python infra/charts/generate.py --check infra/charts/model-server
 
 unit: $(VENV)/installed $(DATA) ## the tests that need no cluster
 	pytest -m "not cluster" -n 3 --dist loadfile --no-loadscope-reorder

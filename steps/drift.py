@@ -95,7 +95,7 @@ def drift(*, reference: pa.Table, holdout_rows: pa.Table, predictions: pa.Table,
 
     BadData where features differ from the sketch's, a feature has no value at all, or there are no rows.
     """
-    known = _read(reference)
+    known = read_sketch(reference)
     features = [name for part, name in known if part == "feature"]
     _same_features(features, holdout_rows)
     test = _alibi if params.detector == "alibi-detect" else _scipy
@@ -188,7 +188,7 @@ def _sketched(part: str, name: str, counts: tuple[Counted, list[str] | None], po
     )
 
 
-def _read(reference: pa.Table) -> Known:
+def read_sketch(reference: pa.Table) -> Known:
     """The sketch, by part and name, in its own order."""
     columns = ("part", "name", "category", "value", "rows")
     if missing := [c for c in columns if c not in reference.column_names]:

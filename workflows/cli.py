@@ -1,4 +1,4 @@
-"""The command line: the only place that parses arguments, chooses adapters and exits; `cli_audit` is its other half."""
+"""The command line: the only place that parses arguments, chooses adapters and exits, with `cli_audit` and `cli_decisions`."""
 
 from __future__ import annotations
 
@@ -14,6 +14,8 @@ import typer
 
 from workflows import show, show_cluster, show_runs
 from workflows.cli_audit import AsJson, Context, Namespace, StoreUrl, audit, opened
+from workflows.cli_decisions import decisions_app
+from workflows.cli_promote import release
 from workflows.cluster import connect, following, publishing, reconciling, results, submitting
 from workflows.cluster.interface import Progress, Workflows
 from workflows.cluster.places import store_url
@@ -42,6 +44,8 @@ USAGE_ERROR = cast("type[typer.BadParameter]", typer.BadParameter.__mro__[1])
 keys_app = typer.Typer(help="Keys of this machine: they never leave it.")
 app.add_typer(keys_app, name="keys")
 app.add_typer(audit)
+app.add_typer(release)
+app.add_typer(decisions_app)
 
 ClusterStore = Annotated[
     str | None,
@@ -288,6 +292,16 @@ def show_(
         show_runs.listing(kept, ring, as_json=as_json)
     else:
         show_runs.steps(journal.Journal(kept, journal.find(kept, run)), ring, as_json=as_json)
+
+
+@keys_app.command("show")
+def show_keys(*, as_json: AsJson = False) -> None:
+    """Say who you are to others.
+
+    The id of your signing key, and the public key itself: what a policy or an auditor is given.
+    """
+    signer, _ = keys.signer()
+    show.own_key(signer.keyid, signer.public_pem.decode(), as_json=as_json)
 
 
 @keys_app.command()

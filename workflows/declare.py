@@ -174,6 +174,24 @@ class Schedule:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Serves:
+    """What a server needs of a run, all of it made by the run: it reads nothing else."""
+
+    model: Artifact
+    rule: Artifact
+    """How a score becomes a decision."""
+    contract: Artifact
+    """What may be asked, and in which words it is answered (see `steps.contract`)."""
+    reference: Artifact
+    """The sketch of what the model learned from, which live data is held against (see `steps.drift`)."""
+
+    @property
+    def artifacts(self) -> dict[str, Artifact]:
+        """Role -> artifact."""
+        return {"model": self.model, "rule": self.rule, "contract": self.contract, "reference": self.reference}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Pipeline:
     """A named graph of steps. Edges follow from who makes what another reads; the order of `steps` carries no meaning."""
 
@@ -185,6 +203,8 @@ class Pipeline:
     parallelism: int = 10
     """Pods of one run at work at the same time, on a cluster."""
     schedule: Schedule | None = None
+    serves: Serves | None = None
+    """What a model server takes from a run; None where nothing is served."""
 
     @property
     def params_path(self) -> str:
@@ -205,7 +225,7 @@ class Pipeline:
 
 def problems_of(pipeline: Pipeline) -> list[Problem]:
     """All that is wrong with a declaration by itself, in reading order; empty where it is sound."""
-    rules = (_names, _producers, _inputs, _gates, _fan_outs, _resources, _unused, _cycles, _schedule)
+    rules = (_names, _producers, _inputs, _gates, _fan_outs, _resources, _unused, _cycles, _schedule, _serves)
     return [p for rule in rules for p in rule(pipeline)]
 
 
@@ -359,7 +379,8 @@ def _resources(pipeline: Pipeline) -> list[Problem]:
 
 
 def _unused(pipeline: Pipeline) -> list[Problem]:
-    read = {i.name for s in pipeline.steps for i in s.inputs} | {a.name for a in pipeline.results}
+    served = pipeline.serves.artifacts.values() if pipeline.serves else ()
+    read = {i.name for s in pipeline.steps for i in s.inputs} | {a.name for a in (*pipeline.results, *served)}
     made = pipeline.makers()
     found = [
         Problem(what="unused output: no step reads it and it is not a result", where=f"{pipeline.name}/{a.name}")
@@ -415,6 +436,28 @@ def _champion(pipeline: Pipeline, champion: Source, where: str) -> list[Problem]
         wanted = f"a gate that reads a report of {' or '.join(s.name for s in comparing)}"
         return [Problem(what="no gate reads the comparison with the champion", where=where, expected=wanted)]
     return []
+
+
+SERVED = {"model": Kind.MODEL, "rule": Kind.REPORT, "contract": Kind.REPORT, "reference": Kind.TABLE}
+
+
+def _serves(pipeline: Pipeline) -> list[Problem]:
+    """What is served is made by the pipeline, as declared there, once, and of the kind that its role asks for."""
+    if pipeline.serves is None:
+        return []
+    makers, where = pipeline.makers(), f"{pipeline.name}: serves"
+    found = []
+    for role, a in pipeline.serves.artifacts.items():
+        at = f"{where}.{role}"
+        if a.name not in makers:
+            found.append(Problem(what=f"no step makes {a.name}", where=at, expected="an output of some step"))
+        elif a not in makers[a.name].outputs:
+            found.append(Problem(what=f"artifact {a.name} is declared in two ways", where=at))
+        elif makers[a.name].fan_out:
+            found.append(Problem(what=f"{a.name} is made once an item", where=at, expected="an output of a step without fan-out"))
+        if a.kind is not SERVED[role]:
+            found.append(Problem(what=f"bad kind of {a.name}", where=at, expected=SERVED[role], got=a.kind))
+    return found
 
 
 def comparing_gates(pipeline: Pipeline, champion: Source) -> list[str]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from workflows.declare import Artifact, FanOut, Gate, Kind, Pipeline, Plot, Resources, Schedule, Source, Step
+from workflows.declare import Artifact, FanOut, Gate, Kind, Pipeline, Plot, Resources, Schedule, Serves, Source, Step
 
 # --- What comes in
 application = Source(
@@ -60,6 +60,7 @@ importance = Artifact(
     description="Mean absolute contribution of each feature",
 )
 reasons = Artifact(name="reasons", kind=Kind.TABLE, description="Principal reasons of each declined application, in words")
+contract = Artifact(name="contract", kind=Kind.REPORT, description="What the model may be asked, and in which words it answers")
 verdicts = Artifact(name="verdicts", kind=Kind.REPORT, description="What each gate on the model said, with evidence")
 evidence = Artifact(name="evidence", kind=Kind.PAGE, description="The model card and evidence page")
 
@@ -127,6 +128,12 @@ pipeline = Pipeline(
             outputs=(importance, reasons),
         ),
         Step(
+            name="describe",
+            run="steps.contract:describe",
+            inputs=(model, decision_rule, train_rows),
+            outputs=(contract,),
+        ),
+        Step(
             name="report",
             run="steps.report:report",
             inputs=(
@@ -155,6 +162,7 @@ pipeline = Pipeline(
         ),
     ),
     results=(evidence, quarantine),
+    serves=Serves(model=model, rule=decision_rule, contract=contract, reference=reference),
     schedule=Schedule(
         cron=("0 5 * * mon",),
         time_zone="America/New_York",

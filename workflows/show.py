@@ -132,6 +132,15 @@ def keys_made(made: list[Path], folder: Path, *, as_json: bool) -> None:
         print(f"nothing to do: the keys are in {folder}")
 
 
+def own_key(keyid: str, pem: str, *, as_json: bool) -> None:
+    """Whom a signature of this machine is by."""
+    if as_json:
+        answer({"key": keyid, "pem": pem})
+        return
+    print(keyid)
+    print(pem, end="")
+
+
 OWN_KEYS = """\
 The keys came with the {}, so this proves only that it agrees with itself.
 Ask whoever made the run for the fingerprint of their key, compare it with the one above, and verify with --key."""

@@ -1,4 +1,4 @@
-"""Installs Argo from the project's kustomizations, and brings the image that steps run in."""
+"""Installs Argo and what promotion needs from the project's kustomizations, and brings the image that steps run in."""
 
 from __future__ import annotations
 
@@ -22,6 +22,10 @@ from workflows.errors import Temporary
 
 WORKFLOWS = ROOT / "infra/argo/overlays"
 EVENTS = ROOT / "infra/events/overlays"
+PROMOTION = (ROOT / "infra/rollouts/overlays", ROOT / "infra/monitoring/overlays")
+POLICIES = ROOT / "infra/policies"
+POLICY = ROOT / "params/environments.yaml"
+DEV_VALUES = ROOT / "infra/charts/model-server/environments/dev.yaml"
 # Each keeps what is there, and prints no value.
 WORKFLOW_SECRETS = (ROOT / "infra/argo/secrets", "--store", f"{STORE_NAMESPACE}/{STORE_SECRET}")
 EVENT_SECRETS = (sys.executable, ROOT / "infra/events/make_secrets.py")
@@ -43,6 +47,13 @@ def event_phases(kube: Kube, overlay: str) -> Iterator[Phase]:
     if EVENT_SECRETS[1].exists():
         yield secrets_phase(kube, "secrets of events", EVENT_SECRETS)
     yield from overlays(kube, EVENTS, overlay)
+
+
+def promotion_phases(kube: Kube, overlay: str) -> Iterator[Phase]:
+    """What canaries and autoscalers need, and what the cluster itself refuses."""
+    for parent in PROMOTION:
+        yield from overlays(kube, parent, overlay)
+    yield from overlays(kube, POLICIES.parent, POLICIES.name)
 
 
 def overlays(kube: Kube, parent: Path, *names: str) -> Iterator[Phase]:
@@ -122,6 +133,29 @@ def build_step_image(places: Places, kind: Kind) -> tuple[str, ...]:
     archive = places.archives / "steps.tar"
     run(STEP_IMAGE, archive, cwd=ROOT)
     return load(places, kind, archive)
+
+
+def promoter_image_phase(places: Places, kind: Kind, kube: Kube) -> Phase:
+    """The promoter's image, and the ConfigMap that says which it is, where it is, and by what it judges."""
+
+    def make() -> None:
+        archive = places.archives / "promoter.tar"
+        env = {**os.environ, "PATH": f"{places.bin}:{os.environ['PATH']}"}
+        run(STEP_IMAGE, "--image", "promoter", archive, cwd=ROOT, env=env)
+        name, *_ = load(places, kind, archive)
+        kube.apply(json.dumps(promotion_settings(kube, by_digest(places, name) if kind is Kind.LOCAL else name)))
+
+    return Phase(name="promoter image", holds=lambda: False, make=make, done="loaded", takes="a minute")
+
+
+def promotion_settings(kube: Kube, image: str) -> dict[str, object]:
+    """The ConfigMap of the local namespace, which counts as no environment; tests make those that they need."""
+    there = kube.get("configmap", SETTINGS, "--namespace", NAMESPACE) or {}
+    store = {k: v for k, v in there.get("data", {}).items() if k in {"store", "endpoint", "region"}}
+    data = {**store, "image": image, "environment": "dev", "environments.yaml": POLICY.read_text(), "values.yaml": DEV_VALUES.read_text()}
+    labels = {"workflows.argoproj.io/configmap-type": "Parameter", "app.kubernetes.io/part-of": "countersign"}
+    metadata = {"name": "countersign-promotion", "namespace": NAMESPACE, "labels": labels}
+    return {"apiVersion": "v1", "kind": "ConfigMap", "metadata": metadata, "data": data}
 
 
 def load(places: Places, kind: Kind, archive: Path) -> tuple[str, ...]:

@@ -79,7 +79,7 @@ def command(commands: Commands, name: str, do: Callable[[Places, argparse.Namesp
 
 def add_up(commands: Commands) -> None:
     one = command(commands, "up", do_up, "bring the cluster up; safe to repeat")
-    one.add_argument("--with", dest="extra", choices=["promotion"], help="also Argo Rollouts and metrics-server")
+    one.add_argument("--with", dest="extra", choices=["promotion"], help="also Argo Rollouts, metrics-server, Prometheus and the policies")
     one.add_argument(
         "--install-packages", action="store_true", default=os.environ.get("CI") == "true", help="let it install Debian packages"
     )
@@ -124,7 +124,7 @@ def do_around(places: Places, given: argparse.Namespace) -> int:
     if kind is Kind.LOCAL and (why := cannot_be_built(install=install)) and not os.environ.get("COUNTERSIGN_TEST_ALL"):
         print(f"not run: what needs a cluster. {why}. Then: make test-cluster", file=sys.stderr)
         return 0
-    return around(places, kind, Wishes(install_packages=install), given.words)
+    return around(places, kind, Wishes(install_packages=install, promotion=True), given.words)
 
 
 def cannot_be_built(*, install: bool) -> str:
@@ -195,7 +195,7 @@ def do_image(places: Places, given: argparse.Namespace) -> int:
 
 
 def do_upstream(_: Places, __: argparse.Namespace) -> int:
-    carry_out([upstream.phase()])
+    carry_out([upstream.phase(promotion=True)])
     return 0
 
 

@@ -83,6 +83,7 @@ SERVICE_IMAGES = (
 PROMOTION_IMAGES = (
     Image(name="argo-rollouts", group="argo-rollouts", program="rollouts-controller"),
     Image(name="metrics-server", group="metrics-server"),
+    Image(name="prometheus", group="prometheus"),
 )
 
 

@@ -103,6 +103,14 @@ PROMOTION = (
         stamps=("sigs.k8s.io/metrics-server/pkg/version.gitVersion={version}",),
         takes="2 minutes on two cores",
     ),
+    Group(
+        name="prometheus",
+        module="github.com/prometheus/prometheus",
+        stamps=("github.com/prometheus/common/version.Version={version}",),
+        # Of the many places that it can look for targets, the cluster's own is enough, and builds in a third of the time.
+        tags=("remove_all_sd", "enable_kubernetes_sd", *TIME_ZONES),
+        takes="4 minutes on two cores",
+    ),
 )
 EVERY = {g.name: g for g in (*GROUPS, *PROMOTION)}
 

@@ -139,10 +139,14 @@ def kind_phase(places: Places) -> Phase:
 
 def install(places: Places, kube: Kube, kind: Kind, wishes: Wishes) -> None:
     """What both kinds of cluster on this machine get: the store, Argo where the checkout has it, the steps' image."""
-    carry_out([services.store_phase(places, kube, local=kind is Kind.LOCAL), upstream.phase()])
+    carry_out([services.store_phase(places, kube, local=kind is Kind.LOCAL), upstream.phase(promotion=wishes.promotion)])
     overlay = wishes.overlay or "local"
     if kind is Kind.LOCAL:
         carry_out([services.bus_volume_phase(places, kube)])
     carry_out([*argo.workflow_phases(kube, overlay), *argo.event_phases(kube, overlay)])
+    if wishes.promotion:
+        carry_out([*argo.promotion_phases(kube, overlay)])
     if wishes.step_image and argo.STEP_IMAGE.exists():
         carry_out([argo.step_image_phase(places, kind, kube)])
+        if wishes.promotion:
+            carry_out([argo.promoter_image_phase(places, kind, kube)])

@@ -1,6 +1,6 @@
-"""Argo's own install manifests, out of the modules that its programs are built from: copied here, never committed.
+"""Install manifests out of the modules that the cluster's programs are built from: copied here, never committed.
 
-They lie where the kustomizations look for them: infra/argo/upstream and infra/events/upstream, both ignored by git.
+They lie where the kustomizations look for them: infra/argo/upstream and others of that name, all ignored by git.
 """
 
 from __future__ import annotations
@@ -34,15 +34,21 @@ COPIES = (
     Copy(group="argo-workflows", target=ROOT / "infra/argo/upstream"),
     Copy(group="argo-events", target=ROOT / "infra/events/upstream"),
 )
+PROMOTION = (
+    Copy(group="argo-rollouts", target=ROOT / "infra/rollouts/upstream"),
+    Copy(group="metrics-server", target=ROOT / "infra/monitoring/upstream"),
+)
 
 
-def phase() -> Phase:
+def phase(*, promotion: bool = False) -> Phase:
+    wanted = (*COPIES, *PROMOTION) if promotion else COPIES
+
     def make() -> None:
-        for copy in COPIES:
+        for copy in wanted:
             if not holds(copy):
                 bring(copy)
 
-    return Phase(name="upstream manifests", holds=lambda: all(holds(c) for c in COPIES), make=make, done="copied")
+    return Phase(name="upstream manifests", holds=lambda: all(holds(c) for c in wanted), make=make, done="copied")
 
 
 def holds(copy: Copy) -> bool:

@@ -156,17 +156,19 @@ def environment(scratch: Path, *first_on_path: Path) -> dict[str, str]:
     }
 
 
-def competitors() -> Path:
-    """The programs of the competitors' environment, made from their lock when first needed."""
+def competitors(lock: Path = LOCK) -> Path:
+    """The programs of a competitors' environment, made from its lock when first needed."""
+    if not lock.exists():
+        raise CannotMeasure(f"{lock.name} is missing")
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "countersign" / "bench"
-    venv = cache / hashlib.sha256(LOCK.read_bytes()).hexdigest()[:16]
+    venv = cache / hashlib.sha256(lock.read_bytes()).hexdigest()[:16]
     if not (venv / "installed").exists():
         say("installing the competitors (once, several minutes)")
         try:
             subprocess.run([sys.executable, "-m", "venv", "--clear", str(venv)], check=True)
             # The lock is complete; pip would stumble over a pin whose extra is named elsewhere.
             pip = [str(venv / "bin" / "pip"), "install", "--quiet", "--disable-pip-version-check", "--no-deps", "--require-hashes"]
-            subprocess.run([*pip, "-r", str(LOCK)], check=True)
+            subprocess.run([*pip, "-r", str(lock)], check=True)
         except subprocess.CalledProcessError as error:
             raise CannotMeasure("could not be installed here") from error
         (venv / "installed").touch()

@@ -130,7 +130,7 @@ def test_a_run_on_argo_and_a_run_on_a_laptop_have_equal_digests(bank: Bank) -> N
     assert said.json["run"] == bank.run
     made = digests(bank.answer)
     assert set(made) == ARTIFACTS
-    assert len(made) == 31
+    assert len(made) == 32
     assert digests(said.json) == made
     shown = bank.home.ask("show", bank.run, "--json", **bank.store).json
     assert "reused" not in {s["outcome"] for s in shown["steps"]}, "the cluster computed all of it"
@@ -152,7 +152,7 @@ def test_from_the_run_alone_it_verifies_and_its_bundle_does(bank: Bank, auditor:
     words = [sys.executable, "-I", str(script), "loan.bundle", "--key", key, "--root", answer["root"]]
     done = subprocess.run(words, cwd=auditor.path, env={"PATH": os.environ["PATH"]}, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert f"verified {bank.run}: 15 records" in done.stdout
+    assert f"verified {bank.run}: 16 records" in done.stdout
 
 
 def test_who_may_look_at_the_cluster_finds_the_root_on_the_workflow(bank: Bank, auditor: Home) -> None:

@@ -35,7 +35,7 @@ def changed(files: Iterable[Path], old: str, new: str, scratch: Path) -> list[Pa
 
 
 def test_argo_lints_templates_and_schedules_together() -> None:
-    files = manifests("infra/argo/workflows", "infra/argo/schedules")
+    files = manifests("infra/argo/workflows", "infra/argo/schedules", "infra/argo/promotion")
     assert len(files) >= 2
     code, said = ask("argo", "lint", "--offline", *files)
     assert code == 0, said

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from workflows.declare import Artifact, FanOut, Gate, Kind, Pipeline, Plot, Resources, Source, Step, in_order, problems_of, upstream
+from workflows.declare import Artifact, FanOut, Gate, Kind, Pipeline, Plot, Resources, Serves, Source, Step, in_order, problems_of, upstream
 from workflows.errors import BadInput
 from workflows.loan_approval import pipeline as loan_approval
 from workflows.run.binding import bind, look
@@ -118,6 +118,24 @@ def bound(step: Step) -> str:
 
 INGEST = loan_approval.step("ingest")
 TUNE = loan_approval.step("tune")
+
+
+def test_what_is_served_is_made_by_the_pipeline_as_its_role_asks() -> None:
+    """All that is wrong with it is said at once."""
+    model, table = Artifact(name="model", kind=Kind.MODEL), replace(total, kind=Kind.TABLE)
+    wrong = said(serves=Serves(model=model, rule=total, contract=part, reference=table))
+    assert wrong == [
+        "it: serves.model: no step makes model; expected an output of some step",
+        "it: serves.contract: part is made once an item; expected an output of a step without fan-out",
+        "it: serves.reference: artifact total is declared in two ways",
+    ]
+    assert said(serves=Serves(model=total, rule=total, contract=total, reference=total)) == [
+        "it: serves.model: bad kind of total; expected model, got report",
+        "it: serves.reference: bad kind of total; expected table, got report",
+    ]
+    fit = Step(name="fit", run="steps.it:fit", inputs=(rows,), outputs=(model,))
+    served = Serves(model=model, rule=total, contract=total, reference=rows)
+    assert said(READ, WORK, JOIN, fit, serves=served) == []
 
 
 @pytest.mark.parametrize(

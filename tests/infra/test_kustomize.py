@@ -24,6 +24,7 @@ ENVIRONMENTS = {"local": "countersign", "dev": "dev", "staging": "staging", "pro
 INSTALLS = ("controller", "overlays/local/argo", "overlays/local/archive")
 
 Rule = tuple[set[str], ...]
+ALL = {"create", "delete", "get", "list", "patch", "update", "watch"}
 RESULTS: Rule = ({"argoproj.io"}, {"workflowtaskresults"}, {"create", "patch"})
 RULES: dict[str, list[Rule]] = {
     "countersign-step": [RESULTS],
@@ -37,7 +38,17 @@ RULES: dict[str, list[Rule]] = {
         ({"argoproj.io"}, {"workflowtemplates"}, {"create", "get", "patch"}),
     ],
     "countersign-auditor": [({"argoproj.io"}, {"workflows"}, {"get", "list"})],
-    "promoter": [RESULTS],
+    "promoter": [
+        ({""}, {"configmaps", "services", "serviceaccounts", "pods"}, ALL),
+        ({""}, {"pods/log"}, {"get"}),
+        ({"apps"}, {"deployments"}, ALL),
+        ({"apps"}, {"replicasets"}, {"get", "list", "watch"}),
+        ({"argoproj.io"}, {"rollouts", "analysistemplates"}, ALL),
+        ({"autoscaling"}, {"horizontalpodautoscalers"}, ALL),
+        ({"policy"}, {"poddisruptionbudgets"}, ALL),
+        ({"networking.k8s.io"}, {"networkpolicies", "ingresses"}, ALL),
+        ({"monitoring.coreos.com"}, {"servicemonitors"}, ALL),
+    ],
 }
 """Account -> all that it may do: groups, resources, verbs, and names where only those of that name are meant."""
 
@@ -100,6 +111,8 @@ def test_a_namespace_refuses_unsafe_pods_and_is_bounded(environment: Objects) ->
     labels = namespace["metadata"]["labels"]
     assert {labels[f"pod-security.kubernetes.io/{mode}"] for mode in ("enforce", "audit", "warn")} == {"restricted"}
     assert int(labels["workflows.argoproj.io/parallelism-limit"]) > 0
+    # By this label the policies of infra/policies find it; the local cluster is nobody's environment.
+    assert labels.get("countersign/environment", "countersign") == namespace["metadata"]["name"]
     hard = of(environment, "ResourceQuota")["countersign"]["spec"]["hard"]
     assert {"pods", "requests.cpu", "requests.memory", "limits.cpu", "limits.memory", "count/workflows.argoproj.io"} <= set(hard)
     assert hard["persistentvolumeclaims"] == "0"

@@ -114,7 +114,7 @@ def test_its_bundle_passes_the_verifier_that_knows_nothing_of_the_project(ran: t
     words = [sys.executable, "-I", str(script), str(bundle), "--root", answer["root"]]
     done = subprocess.run(words, cwd=tmp_path, env={"PATH": os.environ["PATH"]}, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout
-    assert f"verified {answer['run']}: 15 records" in done.stdout
+    assert f"verified {answer['run']}: 16 records" in done.stdout
 
 
 def test_the_plain_model_is_refused_for_being_unfair(ran: tuple[Home, Any, str], tmp_path: Path) -> None:

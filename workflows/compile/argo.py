@@ -7,6 +7,7 @@ back to see that nothing was lost.
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass
 from typing import Any, get_args, get_origin
 
 from hera.workflows import (
@@ -191,13 +192,13 @@ def _container(pipeline: Pipeline, step: Step) -> Container:
     ]
     image = IMAGE if step.resources.image == Declared_().image else step.resources.image
     return Container(
-        **_pod(argo_name(step.name), task.command, image, [*planned, *carried], step.secrets),
+        **pod(argo_name(step.name), task.command, image, [*planned, *carried], Setting(secrets=step.secrets)),
         inputs=inputs,
         # A default, because a reference to an output of a step that was skipped is an error since Argo 4.0.7.
-        outputs=[*(_put_out(_port(a), a.name) for a in step.made), _put_out("record", "record"), *_for_people(pipeline, step)],
+        outputs=[*(put_out(_port(a), a.name) for a in step.made), put_out("record", "record"), *_for_people(pipeline, step)],
         resources=_resources(step),
         active_deadline_seconds=step.resources.timeout,
-        retry_strategy=_retries(step.resources.retries),
+        retry_strategy=retries(step.resources.retries),
         node_selector={"nvidia.com/gpu.present": "true"} if step.resources.gpu else None,
         tolerations=[m.Toleration(key="nvidia.com/gpu", operator="Exists", effect="NoSchedule")] if step.resources.gpu else None,
         annotations={"workflows.argoproj.io/display-name": step.description or step.name.replace("_", " ")},
@@ -216,11 +217,11 @@ def _planning(declared: Declared) -> Container:
     secrets = tuple(sorted({x for s in pipeline.steps for x in s.secrets}))
     words = ("python", "-m", "workflows.cluster", "plan", pipeline.name)
     return Container(
-        **_pod(PLAN, words, IMAGE, [*code, *given], secrets),
-        outputs=[_put_out(n, n) for n in (*PLANNED, "run")],
+        **pod(PLAN, words, IMAGE, [*code, *given], Setting(secrets=secrets)),
+        outputs=[put_out(n, n) for n in (*PLANNED, "run")],
         resources=SMALL,
         active_deadline_seconds=BESIDE_TIMEOUT,
-        retry_strategy=_retries(PLAN_RETRIES, at_most="30m"),
+        retry_strategy=retries(PLAN_RETRIES, at_most="30m"),
         annotations={"workflows.argoproj.io/display-name": "plan the run and take its sources"},
     )
 
@@ -233,35 +234,45 @@ def _sealing(pipeline: Pipeline) -> Container:
         Env(name="COUNTERSIGN_FAILURES", value="{{workflow.failures}}"),
         Env(name="COUNTERSIGN_WORKFLOW_NAME", value="{{workflow.name}}"),
         Env(name="COUNTERSIGN_NAMESPACE", value="{{workflow.namespace}}"),
-        _configured("COUNTERSIGN_LOCK_DAYS", "lock_days"),
-        _configured("COUNTERSIGN_LOCK_MODE", "lock_mode"),
+        configured("COUNTERSIGN_LOCK_DAYS", "lock_days"),
+        configured("COUNTERSIGN_LOCK_MODE", "lock_mode"),
     ]
     words = ("python", "-m", "workflows.cluster", "seal", pipeline.name)
     return Container(
-        **_pod(SEAL, words, IMAGE, env, ()),
-        outputs=[_put_out(n, n) for n in ("run", "root", "outcome")],
+        **pod(SEAL, words, IMAGE, env, Setting()),
+        outputs=[put_out(n, n) for n in ("run", "root", "outcome")],
         resources=SMALL,
         active_deadline_seconds=BESIDE_TIMEOUT,
-        retry_strategy=_retries(BESIDE_RETRIES),
+        retry_strategy=retries(BESIDE_RETRIES),
         service_account_name=SEALER_ACCOUNT,
         automount_service_account_token=True,
         annotations={"workflows.argoproj.io/display-name": "seal the run"},
     )
 
 
-def _pod(name: str, words: tuple[str, ...], image: str, env: list[Env], secrets: tuple[str, ...]) -> dict[str, Any]:
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Setting:
+    """Which secrets a pod gets, where its settings come from, with which key it signs, and where it works."""
+
+    secrets: tuple[str, ...] = ()
+    config: str = CONFIG
+    signing: str = "signing-key"
+    workdir: str = WORKDIR
+
+
+def pod(name: str, words: tuple[str, ...], image: str, env: list[Any], setting: Setting) -> dict[str, Any]:
     """What every pod has: the project's code by digest, the store, keys as files, folders it may write, and nothing else."""
-    keys = [("signing-key", "COUNTERSIGN_SIGNING_KEY_FILE", "signing.pem")]
-    keys += [(argo_name(s), f"COUNTERSIGN_{s.upper()}_FILE", s) for s in secrets]
+    keys = [(setting.signing, "COUNTERSIGN_SIGNING_KEY_FILE", "signing.pem")]
+    keys += [(argo_name(s), f"COUNTERSIGN_{s.upper()}_FILE", s) for s in setting.secrets]
     return {
         "name": name,
         "image": image,
         "command": ["python", BOOTSTRAP],
         "args": list(words),
-        "working_dir": WORKDIR,
+        "working_dir": setting.workdir,
         "env": [
             *env,
-            *_store(),
+            *_store(setting.config),
             *(Env(name=variable, value=f"{KEYS}/{key}/{file}") for key, variable, file in keys),
             Env(name="COUNTERSIGN_WORKFLOW", value="{{workflow.uid}}"),
             Env(name="COUNTERSIGN_IMAGE", value=image),
@@ -291,11 +302,11 @@ def _key_volume(key: str) -> m.Volume:
     return m.Volume(name=key, secret=secret)
 
 
-def _store() -> list[Any]:
+def _store(config: str) -> list[Any]:
     found: list[Any] = [
-        _configured("COUNTERSIGN_STORE", "store"),
-        _configured("AWS_ENDPOINT_URL_S3", "endpoint"),
-        _configured("AWS_REGION", "region"),
+        configured("COUNTERSIGN_STORE", "store", config),
+        configured("AWS_ENDPOINT_URL_S3", "endpoint", config),
+        configured("AWS_REGION", "region", config),
     ]
     found += [
         SecretEnv(name=key, secret_name="countersign-store", secret_key=key, optional=True)  # noqa: S106  # a name, no password
@@ -304,11 +315,13 @@ def _store() -> list[Any]:
     return found
 
 
-def _configured(variable: str, key: str) -> ConfigMapEnv:
-    return ConfigMapEnv(name=variable, config_map_name=CONFIG, config_map_key=key, optional=True)
+def configured(variable: str, key: str, config: str = CONFIG) -> ConfigMapEnv:
+    """A variable from what an installation says once."""
+    return ConfigMapEnv(name=variable, config_map_name=config, config_map_key=key, optional=True)
 
 
-def _put_out(name: str, file: str) -> Parameter:
+def put_out(name: str, file: str) -> Parameter:
+    """An output parameter that the program writes as a file."""
     return Parameter(name=name, value_from=m.ValueFrom(path=f"{OUTPUTS}/{file}", default=""))
 
 
@@ -322,7 +335,8 @@ def _for_people(pipeline: Pipeline, step: Step) -> list[ArgoArtifact]:
     ]
 
 
-def _retries(limit: int, *, at_most: str = "10m") -> RetryStrategy | None:
+def retries(limit: int, *, at_most: str = "10m") -> RetryStrategy | None:
+    """Only what may pass by itself is tried again."""
     if not limit:
         return None
     backoff = m.Backoff(duration="10s", factor=m.IntOrString(2), max_duration=at_most)

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from workflows.compile import dvc, events, schedules, triggers
+from workflows.compile import dvc, events, promotion, schedules, triggers
 from workflows.compile.argo import manifest_path, workflow_template
 from workflows.compile.gather import gather
 from workflows.compile.interface import Declared
@@ -18,6 +18,8 @@ from workflows.run import files, parameters
 from workflows.run.session import pipeline_names
 
 MANIFESTS = "infra/argo/workflows"
+ENVIRONMENTS = "params/environments.yaml"
+"""Where it is, there is something to promote to."""
 FOLDERS = (MANIFESTS, schedules.FOLDER, events.FOLDER)
 
 
@@ -42,6 +44,8 @@ def compile_all(root: Path) -> Compiled:
     if problems or wrong:
         raise BadInput(*dict.fromkeys([*problems, *wrong]))
     texts = texts_of(found, asked)
+    if (root / ENVIRONMENTS).exists():
+        texts |= promotion.manifests()
     there = {p.relative_to(root).as_posix() for f in FOLDERS for p in (root / f).glob("*.yaml")}
     return Compiled(texts=texts, orphans=sorted(there - set(texts)))
 

@@ -12,6 +12,7 @@ from collections.abc import Iterable
 from typing import Any
 
 MAX_DEPTH = 64
+_ENCODER = json.JSONEncoder(sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
 
 
 class NotCanonical(ValueError):
@@ -21,7 +22,7 @@ class NotCanonical(ValueError):
 def encode(value: object) -> bytes:
     """The canonical bytes of a JSON value; `NotCanonical` names the path of what cannot be written."""
     _check(value, "$", 0)
-    return _dump(value)
+    return dump(value)
 
 
 def decode(data: bytes) -> Any:
@@ -49,13 +50,14 @@ def read(data: bytes) -> Any:
 def matches(value: object, data: bytes) -> bool:
     """Whether `data` is the canonical form of a value that came from JSON: it is written anew and compared."""
     try:
-        return _dump(value) == data
+        return dump(value) == data
     except (ValueError, RecursionError):
         return False
 
 
-def _dump(value: object) -> bytes:
-    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False).encode()
+def dump(value: object) -> bytes:
+    """The canonical bytes of a value that is known to have such; `encode` also says where in a value it has none."""
+    return _ENCODER.encode(value).encode()
 
 
 def _inside(value: object) -> Iterable[Any]:

@@ -22,10 +22,10 @@ MAX_RECORD = 64 * 1024 * 1024  # bytes: the seal of a run of 100,000 tasks is sm
 SHA256 = re.compile(r"[0-9a-f]{64}")
 _MD5 = re.compile(r"[0-9a-f]{32}")
 _COMMIT = re.compile(r"[0-9a-f]{40}([0-9a-f]{24})?")
-_RUN = re.compile(r"[a-z0-9][a-z0-9-]{0,199}")
-_PIPELINE = re.compile(r"[a-z][a-z0-9_]{0,99}")
-_TASK = re.compile(r"[a-z][a-z0-9_]{0,99}(@[a-z0-9-]{1,99})?")
-_TIME = re.compile(r"[0-9]{4}-[01][0-9]-[0-3][0-9]T[0-2][0-9]:[0-5][0-9]:[0-5][0-9]\.[0-9]{6}\+00:00")
+RUN = re.compile(r"[a-z0-9][a-z0-9-]{0,199}")
+PIPELINE = re.compile(r"[a-z][a-z0-9_]{0,99}")
+TASK = re.compile(r"[a-z][a-z0-9_]{0,99}(@[a-z0-9-]{1,99})?")
+TIME = re.compile(r"[0-9]{4}-[01][0-9]-[0-3][0-9]T[0-2][0-9]:[0-5][0-9]:[0-5][0-9]\.[0-9]{6}\+00:00")
 SNAPSHOT = "code:snapshot"
 
 
@@ -200,9 +200,9 @@ def _wrong_with(r: Record) -> str:
     digests = [r.code.step, r.code.tree, r.lock, r.cache_key, *(link.sha256 for link in _links_of(r)), *([r.image] if r.image else [])]
     snapshot = [r.code.snapshot] if r.code.snapshot else []
     rules = (
-        (_is(_PIPELINE, r.pipeline), "pipeline"),
-        (_is(_RUN, r.run), "run"),
-        (all(_is(_TASK, t) for t in tasks), "name of a task"),
+        (_is(PIPELINE, r.pipeline), "pipeline"),
+        (_is(RUN, r.run), "run"),
+        (all(_is(TASK, t) for t in tasks), "name of a task"),
         (_is_count(r.attempt, 1), "attempt"),
         (all(_is_name(r.pipeline, n) for n in names), "name of an artifact"),
         (len({i.name for i in r.outputs}) == len(r.outputs), "artifact made twice"),
@@ -210,7 +210,7 @@ def _wrong_with(r: Record) -> str:
         (all(_is(SHA256, d) for d in digests), "digest"),
         (r.code.commit is None or _is(_COMMIT, r.code.commit), "commit"),
         (isinstance(r.code.dirty, bool), "dirty"),
-        (_is(_TIME, r.started) and _is(_TIME, r.finished), "time"),
+        (_is(TIME, r.started) and _is(TIME, r.finished), "time"),
         (all(isinstance(x, dict) for x in (r.params, r.environment, r.secrets)), "parameters, environment or secrets"),
         (r.failure is None or isinstance(r.failure, dict), "failure"),
         (r.verdicts is None or isinstance(r.verdicts, list), "verdicts"),
@@ -220,12 +220,12 @@ def _wrong_with(r: Record) -> str:
 
 def _wrong_with_seal(s: Seal) -> str:
     rules = (
-        (_is(_PIPELINE, s.pipeline), "pipeline"),
-        (_is(_RUN, s.run), "run"),
-        (all(_is(_TASK, t) for t in (*s.tasks, *(e.task for e in s.records))), "name of a task"),
+        (_is(PIPELINE, s.pipeline), "pipeline"),
+        (_is(RUN, s.run), "run"),
+        (all(_is(TASK, t) for t in (*s.tasks, *(e.task for e in s.records))), "name of a task"),
         (all(_is_count(e.attempt, 1) and _is(SHA256, e.sha256) for e in s.records), "entry"),
         (all(_is_name(s.pipeline, i.name) and _is_item(i) for i in s.outputs), "artifact"),
-        (_is(_TIME, s.sealed), "time"),
+        (_is(TIME, s.sealed), "time"),
     )
     return next((f"bad {what}" for sound, what in rules if not sound), "")
 
@@ -239,7 +239,7 @@ def _is(form: re.Pattern[str], value: object) -> bool:
 
 
 def _is_name(pipeline: str, value: object) -> bool:
-    return isinstance(value, str) and value.startswith(f"{pipeline}/") and _is(_TASK, value[len(pipeline) + 1 :])
+    return isinstance(value, str) and value.startswith(f"{pipeline}/") and _is(TASK, value[len(pipeline) + 1 :])
 
 
 def _is_count(value: object, least: int) -> bool:

@@ -1,0 +1,151 @@
+"""Helm as the promoter drives it, on a real cluster, with a chart of one pod: brought, taken back, killed half-way, put right."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.cluster.real import kubectl, wait
+from tests.conftest import ROOT, lacking
+from workflows.errors import Temporary
+from workflows.promote.deployer import NotServed
+from workflows.promote.helm import APPROVED, Helm
+from workflows.prove import canonical, digest
+from workflows.prove.release import State
+
+pytestmark = pytest.mark.cluster
+SPACE = "helmed"
+IMAGE = "localhost/pause:3.10.1"
+TEMPLATE = """\
+apiVersion: apps/v1
+kind: Deployment
+metadata: {name: "{{ .Release.Name }}"}
+spec:
+  progressDeadlineSeconds: 20
+  strategy: {rollingUpdate: {maxUnavailable: 0}}
+  selector: {matchLabels: {app: "{{ .Release.Name }}"}}
+  template:
+    metadata:
+      labels: {app: "{{ .Release.Name }}"}
+      annotations: {countersign/release: {{ .Values.release | quote }}}
+    spec:
+      terminationGracePeriodSeconds: 0
+      containers:
+        - {name: c, image: "{{ .Values.image }}", imagePullPolicy: Never}
+"""
+
+
+@pytest.fixture(scope="module")
+def chart(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    if not shutil.which("helm"):
+        lacking("helm: make cluster-up builds it")
+    folder = tmp_path_factory.mktemp("chart")
+    (folder / "templates").mkdir()
+    (folder / "Chart.yaml").write_text("apiVersion: v2\nname: tiny\nversion: 0.1.0\n")
+    (folder / "values.yaml").write_text("release: ''\nimage: ''\n")
+    (folder / "templates/deployment.yaml").write_text(TEMPLATE)
+    return folder
+
+
+@pytest.fixture
+def helm(cluster: None, chart: Path) -> Iterator[Helm]:  # noqa: ARG001
+    kubectl("delete", "namespace", SPACE, "--ignore-not-found")
+    kubectl("create", "namespace", SPACE)
+    yield Helm(release="loan-approval", namespace=SPACE, chart=chart, minutes=1)
+    kubectl("delete", "namespace", SPACE, "--wait=false")
+
+
+def values(sequence: int, image: str = IMAGE) -> dict[str, Any]:
+    release = {"release": {"environment": "prod", "sequence": sequence, "sha256": str(sequence) * 64}, "pipeline": "loan_approval"}
+    return {"release": canonical.encode(release).decode(), "image": image}
+
+
+def approved() -> list[str]:
+    return sorted(json.loads(kubectl("-n", SPACE, "get", "configmap", APPROVED, "-o", "json"))["data"])
+
+
+def running() -> str:
+    found = json.loads(kubectl("-n", SPACE, "get", "deployment", "loan-approval", "-o", "json"))
+    return str(found["spec"]["template"]["metadata"]["annotations"]["countersign/release"])
+
+
+def test_it_is_brought_and_known_again(helm: Helm) -> None:
+    assert helm.installed() is None
+    assert helm.heal() == ""
+    done = helm.deploy(values(1))
+    assert (done.release, done.namespace, done.revision) == ("loan-approval", SPACE, 1)
+    assert done.values == digest.of_bytes(canonical.encode(values(1))).sha256
+    there = helm.installed()
+    assert there
+    assert (there.release, there.deployed) == ("1" * 64, done)
+    for n in (2, 3, 4):
+        assert helm.deploy(values(n)).revision == n
+    assert approved() == ["loan-approval.2", "loan-approval.3", "loan-approval.4"], "three, of which two may still have pods"
+    secrets = kubectl("-n", SPACE, "get", "secrets", "-o", "name")
+    assert "helm" not in secrets, "the promoter needs no right to read secrets"
+
+
+def test_what_does_not_start_is_taken_back(helm: Helm) -> None:
+    helm.deploy(values(1))
+    with pytest.raises(NotServed) as caught:
+        helm.deploy(values(2, image="localhost/no-such-image:1"))
+    assert caught.value.state is State.FAILED
+    assert running() == values(1)["release"]
+    there = helm.installed()
+    assert there
+    assert there.release == "1" * 64
+
+
+def test_what_never_started_is_taken_away(helm: Helm) -> None:
+    with pytest.raises(NotServed):
+        helm.deploy(values(1, image="localhost/no-such-image:1"))
+    assert helm.installed() is None
+    assert helm.deploy(values(2)).revision >= 1
+
+
+def killed(helm: Helm, given: dict[str, Any], tmp_path: Path) -> None:
+    """A promotion whose process group is killed while Helm waits for pods that never come."""
+    (tmp_path / "values.json").write_text(json.dumps(given))
+    program = (
+        "import json, pathlib, sys; from workflows.promote.helm import Helm;"
+        f"Helm(release='loan-approval', namespace='{SPACE}', chart=pathlib.Path(sys.argv[1]), minutes=1)"
+        ".deploy(json.loads(pathlib.Path(sys.argv[2]).read_text()))"
+    )
+    words = [sys.executable, "-c", program, str(helm.chart), str(tmp_path / "values.json")]
+    process = subprocess.Popen(words, cwd=ROOT, start_new_session=True, stderr=subprocess.DEVNULL)
+    try:
+        wait(lambda: (helm._status() or "").startswith("pending-"), "Helm is at it", patience=60, every=0.2)
+        time.sleep(1)
+    finally:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+
+
+def test_a_first_install_that_was_killed_is_found_and_taken_away(helm: Helm, tmp_path: Path) -> None:
+    killed(helm, values(1, image="localhost/no-such-image:1"), tmp_path)
+    assert helm.installed() is None
+    assert helm.heal() == "Helm was at pending-install, with nothing before it: it was taken away"
+    assert helm.deploy(values(2)).revision >= 1
+
+
+def test_an_upgrade_that_was_killed_is_found_and_put_back(helm: Helm, tmp_path: Path) -> None:
+    helm.deploy(values(1))
+    killed(helm, values(2, image="localhost/no-such-image:1"), tmp_path)
+    with pytest.raises(Temporary, match="another operation"):
+        helm.deploy(values(3))
+    assert helm.heal() == "Helm was at pending-upgrade: it went back to revision 1"
+    assert running() == values(1)["release"]
+    there = helm.installed()
+    assert there
+    assert there.release == "1" * 64
+    assert helm.heal() == ""

@@ -1,0 +1,230 @@
+"""What the cluster itself refuses, on the real API server: each policy lets through what is right and refuses what is not."""
+
+from __future__ import annotations
+
+import copy
+import json
+import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.cluster.real import kubectl, wait
+
+pytestmark = pytest.mark.cluster
+ROOT = Path(__file__).parents[2]
+SPACE = "policed"
+DIGEST = f"registry.example.org/countersign/steps@sha256:{'a' * 64}"
+RELEASE = '{"pipeline":"loan_approval","release":{"environment":"prod","sequence":7,"sha256":null},"variants":[]}'
+ACCOUNT = f"system:serviceaccount:{SPACE}:"
+ARGO = "system:serviceaccount:argo:argo"
+
+
+@pytest.fixture(scope="module", autouse=True)
+def space(cluster: None) -> Iterator[None]:  # noqa: ARG001
+    """A namespace that counts as production, with its settings."""
+    kubectl("apply", "--server-side", "--force-conflicts", "-k", str(ROOT / "infra/policies"))
+    kubectl("apply", "-f", "-", given=json.dumps(
+        {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": SPACE, "labels": {"countersign/environment": "prod"}}}
+    ))  # fmt: skip
+    settings = {
+        "countersign-registries": {"allowed": "registry.example.org/countersign/"},
+        "countersign": {"image": DIGEST, "code": "c", "revision": "r"},
+    }
+    for name, data in settings.items():
+        kubectl("apply", "-f", "-", given=json.dumps(config_map(name, data)))
+    kubectl("apply", "--server-side", "--as", f"{ACCOUNT}promoter", "--as-group", "system:masters", "-f", "-",
+            given=json.dumps(config_map("countersign-approved", {"loan-approval.7": RELEASE})))  # fmt: skip
+    for account in ("promoter", "default"):
+        kubectl("-n", SPACE, "create", "serviceaccount", account, check=False)
+    # A policy takes a moment until every part of the API server knows it.
+    wait(lambda: "named by digest" in tried(pod(image="busybox"))[1], "the policies hold", patience=60)
+    yield
+    kubectl("delete", "namespace", SPACE, "--wait=false")
+
+
+def config_map(name: str, data: dict[str, str] | None) -> dict[str, Any]:
+    return {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": name, "namespace": SPACE}, **({"data": data} if data else {})}
+
+
+def tried(o: dict[str, Any], *, by: str = "admin") -> tuple[bool, str]:
+    """Whether the API server would take it, and what it says; nothing is kept. Rights are no question here: everybody is given all."""
+    words = ["kubectl", "create", "--dry-run=server", "-f", "-", "--as", by, "--as-group", "system:masters"]
+    done = subprocess.run(words, input=json.dumps(o), capture_output=True, text=True, check=False, timeout=60)
+    return done.returncode == 0, done.stderr
+
+
+def pod(*, image: str = DIGEST, name: str = "model-server", release: str | None = RELEASE, **spec: Any) -> dict[str, Any]:
+    annotations = {"annotations": {"countersign/release": release}} if release is not None else {}
+    return {
+        "apiVersion": "v1", "kind": "Pod",
+        "metadata": {"name": "p", "namespace": SPACE, "labels": {"app.kubernetes.io/name": name}, **annotations},
+        "spec": {"containers": [{"name": "c", "image": image}], **spec},
+    }  # fmt: skip
+
+
+def deployment(kind: str = "Deployment", replicas: int = 1, **how: Any) -> dict[str, Any]:
+    made = pod(**how)
+    labels = made["metadata"]["labels"]
+    template = {"metadata": {k: v for k, v in made["metadata"].items() if k in {"labels", "annotations"}}, "spec": made["spec"]}
+    return {
+        "apiVersion": "apps/v1", "kind": kind, "metadata": {"name": "d", "namespace": SPACE},
+        "spec": {"replicas": replicas, "selector": {"matchLabels": labels}, "template": template},
+    }  # fmt: skip
+
+
+def workflow(template: str = "loan-approval", arguments: dict[str, str] | None = None, **spec: Any) -> dict[str, Any]:
+    parameters = [{"name": k, "value": v} for k, v in (arguments or {}).items()]
+    said = {"workflowTemplateRef": {"name": template}, "arguments": {"parameters": parameters}, **spec}
+    return {"apiVersion": "argoproj.io/v1alpha1", "kind": "Workflow", "metadata": {"name": "w", "namespace": SPACE}, "spec": said}
+
+
+def cron(o: dict[str, Any]) -> dict[str, Any]:
+    spec = {"schedules": ["0 5 * * *"], "workflowSpec": o["spec"]}
+    return {**o, "kind": "CronWorkflow", "spec": spec}
+
+
+def template(name: str = "loan-approval", **spec: Any) -> dict[str, Any]:
+    one = {"name": "main", "container": {"image": DIGEST, "command": ["true"]}}
+    said = {"entrypoint": "main", "templates": [{**one, **spec.pop("one", {})}], **spec}
+    return {"apiVersion": "argoproj.io/v1alpha1", "kind": "WorkflowTemplate", "metadata": {"name": name, "namespace": SPACE}, "spec": said}
+
+
+SUBMITTER, PUBLISHER = f"{ACCOUNT}countersign-submitter", f"{ACCOUNT}countersign-publisher"
+SUBJECTS = [{"name": "s", "secret": {"secretName": "countersign-subject-key"}}]
+REFUSED: dict[str, tuple[dict[str, Any], str, str]] = {
+    "an image by tag": (pod(image="registry.example.org/countersign/steps:v1"), "admin", "named by digest"),
+    "an image from elsewhere": (pod(image=f"docker.io/x/y@sha256:{'a' * 64}"), "admin", "images here come from"),
+    "a registry whose name begins alike": (
+        pod(image=f"registry.example.org/countersigned@sha256:{'a' * 64}"),
+        "admin",
+        "images here come from",
+    ),
+    "an init container's image": (pod(initContainers=[{"name": "i", "image": "busybox"}]), "admin", "named by digest"),
+    "a model that was not approved": (pod(release=RELEASE.replace("7", "8")), "admin", "no release that was approved"),
+    "a model server without a release": (pod(release=None), "admin", "no release that was approved"),
+    "a release under another label": (pod(name="other", release="{}"), "admin", "no release that was approved"),
+    "whoever reads the subjects' key": (pod(name="other", release=None, volumes=SUBJECTS), "admin", "no release that was approved"),
+    "a deployment of what was not approved": (deployment(release="{}"), "admin", "no release that was approved"),
+    "a stateful set of it": ({**deployment("StatefulSet", release="{}")}, "admin", "no release that was approved"),
+    "a workflow with templates of its own": (workflow(templates=[{"name": "x"}]), SUBMITTER, "brings arguments only"),
+    "a workflow of no template": ({**workflow(), "spec": {"arguments": {}}}, SUBMITTER, "made from one of the namespace's own"),
+    "a template of the whole cluster": (workflow(workflowTemplateRef={"name": "x", "clusterScope": True}), SUBMITTER, "namespace's own"),
+    "another way in": (workflow("promote", entrypoint="release"), SUBMITTER, "brings arguments only"),
+    "another account": (workflow(serviceAccountName="promoter"), SUBMITTER, "brings arguments only"),
+    "a pod patch": (workflow(podSpecPatch="{}"), SUBMITTER, "brings arguments only"),
+    "an exit handler": (workflow(onExit="x"), SUBMITTER, "brings arguments only"),
+    "an image of one's own": (workflow(arguments={"image": "evil"}), SUBMITTER, "may repeat it, and not choose: image"),
+    "code of one's own": (workflow(arguments={"code": "evil"}), SUBMITTER, "may repeat it, and not choose: code"),
+    "a commit of one's own": (workflow(arguments={"revision": "a" * 40}), SUBMITTER, "may repeat it, and not choose: revision"),
+    "a schedule with an image": (cron(workflow(arguments={"image": "evil"})), SUBMITTER, "may repeat it, and not choose: image"),
+    "what promote does not take": (workflow("promote", arguments={"policy": "x"}), SUBMITTER, "promote takes run, challenger"),
+    "what rollback does not take": (workflow("rollback", arguments={"run": "x"}), SUBMITTER, "rollback takes pipeline and reason"),
+    "CI's own rollback": (template("rollback"), PUBLISHER, "installed by an administrator"),
+    "CI's own promote": (template("promote"), PUBLISHER, "installed by an administrator"),
+    "CI's template that runs as the promoter": (template(serviceAccountName="promoter"), PUBLISHER, "installed by an administrator"),
+    "a step of it that does": (template(one={"serviceAccountName": "promoter"}), PUBLISHER, "installed by an administrator"),
+    "an account that is chosen later": (
+        template(serviceAccountName="{{workflow.parameters.x}}"),
+        PUBLISHER,
+        "installed by an administrator",
+    ),
+    "CI's pod patch": (template(one={"podSpecPatch": "{}"}), PUBLISHER, "installed by an administrator"),
+    "a pod as the promoter": (pod(name="x", release=None, serviceAccountName="promoter"), SUBMITTER, "only Argo runs pods as the promoter"),
+}
+TAKEN: dict[str, tuple[dict[str, Any], str]] = {
+    "a pod of what was approved": (pod(), "admin"),
+    "a deployment of it": (deployment(), "admin"),
+    "one that is scaled to nothing": (deployment(release="{}", replicas=0), "admin"),
+    "a pod that serves nothing": (pod(name="x", release=None), "admin"),
+    "a submission": (workflow(arguments={"scheduled": "2026-03-01T12:00:00Z"}), SUBMITTER),
+    "one that says what is installed": (workflow(arguments={"image": DIGEST, "code": "c", "revision": "r"}), SUBMITTER),
+    "a promotion": (workflow("promote", arguments={"run": "toy-0123456789ab", "reason": "x"}), SUBMITTER),
+    "a rollback": (workflow("rollback", arguments={"pipeline": "loan_approval", "reason": "x"}), SUBMITTER),
+    "CI's pipeline": (template(serviceAccountName="countersign-step"), PUBLISHER),
+    "an administrator's promote": (template("promote", serviceAccountName="promoter"), "admin"),
+    "Argo's pod as the promoter": (pod(name="x", release=None, serviceAccountName="promoter"), ARGO),
+}
+TAKEN["Argo's pod as the promoter"][0]["metadata"]["labels"]["workflows.argoproj.io/workflow"] = "promote-x"
+
+
+@pytest.mark.parametrize("what", REFUSED)
+def test_it_is_refused(what: str) -> None:
+    o, by, why = REFUSED[what]
+    taken, said = tried(o, by=by)
+    assert not taken
+    assert "denied" in said, said
+    assert why in said, said
+
+
+@pytest.mark.parametrize("what", TAKEN)
+def test_it_is_taken(what: str) -> None:
+    o, by = TAKEN[what]
+    taken, said = tried(o, by=by)
+    assert taken, said
+
+
+CHANGES: list[Callable[[dict[str, Any]], Any]] = [
+    lambda o: o["data"].update({"loan-approval.8": "{}"}),
+    lambda o: o.pop("data"),
+]
+
+
+@pytest.mark.parametrize("change", CHANGES)
+@pytest.mark.parametrize("by", ["admin", SUBMITTER, PUBLISHER, "system:serviceaccount:elsewhere:promoter"])
+def test_nobody_but_the_promoter_says_what_is_approved(by: str, change: Callable[[dict[str, Any]], Any]) -> None:
+    o = json.loads(kubectl("-n", SPACE, "get", "configmap", "countersign-approved", "-o", "json"))
+    change(changed := copy.deepcopy(o))
+    words = ["kubectl", "replace", "--dry-run=server", "-f", "-", "--as", by, "--as-group", "system:masters"]
+    done = subprocess.run(words, input=json.dumps(changed), capture_output=True, text=True, check=False, timeout=60)
+    assert done.returncode != 0
+    assert f"only the account promoter of {SPACE}" in done.stderr
+    words = [
+        "kubectl",
+        "-n",
+        SPACE,
+        "delete",
+        "configmap",
+        "countersign-approved",
+        "--dry-run=server",
+        "--as",
+        by,
+        "--as-group",
+        "system:masters",
+    ]
+    kept = subprocess.run(words, capture_output=True, text=True, check=False, timeout=60)
+    assert "only the account promoter" in kept.stderr
+
+
+def test_installing_again_changes_nothing_in_it(space: None) -> None:  # noqa: ARG001
+    o = json.loads(kubectl("-n", SPACE, "get", "configmap", "countersign-approved", "-o", "json"))
+    o["metadata"]["labels"] = {"installed": "again"}
+    o["metadata"].pop("managedFields", None)
+    words = ["replace", "--dry-run=server", "-f", "-", "--as", "admin", "--as-group", "system:masters"]
+    assert "replaced" in kubectl(*words, given=json.dumps(o))
+
+
+def test_the_promoter_does(space: None) -> None:  # noqa: ARG001
+    o = json.loads(kubectl("-n", SPACE, "get", "configmap", "countersign-approved", "-o", "json"))
+    o["data"]["loan-approval.8"] = "{}"
+    words = ["replace", "--dry-run=server", "-f", "-", "--as", f"{ACCOUNT}promoter", "--as-group", "system:masters"]
+    assert "replaced" in kubectl(*words, given=json.dumps(o))
+
+
+@pytest.mark.parametrize("by", [f"{ACCOUNT}promoter", PUBLISHER])
+@pytest.mark.parametrize("name", ["countersign-promotion", "artifact-repositories"])
+def test_neither_the_promoter_nor_ci_writes_the_promoters_rules(name: str, by: str) -> None:
+    taken, said = tried(config_map(name, {"environments.yaml": "x"}), by=by)
+    assert not taken
+    assert "is for administrators to say" in said
+    assert tried(config_map(name, {"environments.yaml": "x"}))[0]
+
+
+@pytest.mark.parametrize(("by", "may"), [(PUBLISHER, True), (f"{ACCOUNT}promoter", False), (SUBMITTER, False), ("admin", True)])
+def test_what_was_published_is_for_ci_to_say(by: str, *, may: bool) -> None:
+    change = ["patch", "configmap", "countersign", "-n", SPACE, "--type=merge", "-p", '{"data":{"code":"d"}}', "--dry-run=server"]
+    done = subprocess.run(["kubectl", *change, "--as", by, "--as-group", "system:masters"], capture_output=True, text=True, check=False)
+    assert (done.returncode == 0) is may, done.stderr
+    assert may or "for administrators to say" in done.stderr

@@ -1,0 +1,165 @@
+"""What a canary is judged by, asked of a real Prometheus that has watched a good release, a bad one and a silent one."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import socket
+import subprocess
+import threading
+import time
+import urllib.parse
+import urllib.request
+from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+import pytest
+import yaml
+
+from tests.conftest import lacking
+from tests.infra.test_chart import render
+
+STABLE, GOOD, BAD, SILENT = "stable", "good", "bad", "silent"
+WINDOW = 10  # seconds
+# Events a second of each release: requests answered well and badly; approved and declined by group.
+RATES: dict[str, dict[str, float]] = {
+    STABLE: {"200": 20, "503": 0, "approved a": 8, "declined a": 2, "approved b": 8, "declined b": 2},
+    GOOD: {"200": 20, "503": 0.1, "approved a": 8, "declined a": 2, "approved b": 7, "declined b": 3},
+    # Of group b nobody is approved: no such series exists.
+    BAD: {"200": 10, "503": 10, "approved a": 5, "declined a": 5, "declined b": 10},
+}
+
+
+def exposition(seconds: float) -> str:
+    """The metrics of all releases after so many seconds, as the server exposes them."""
+    lines = []
+    for release, rates in RATES.items():
+        where = f'namespace="prod",pod_template_hash="{release}"'
+        for name, rate in rates.items():
+            value = rate * seconds
+            decision, _, group = name.partition(" ")
+            if not group:
+                lines.append(f'countersign_requests_total{{{where},status="{name}"}} {value}')
+                continue
+            lines.append(f'countersign_group_decisions_total{{{where},attribute="race",group="{group}",decision="{decision}"}} {value}')
+        for decision in ("approved", "declined"):
+            total = sum(r for n, r in rates.items() if n.startswith(decision)) * seconds
+            lines.append(f'countersign_decisions_total{{{where},decision="{decision}"}} {total}')
+        slow = release == BAD
+        for le, share in (("0.1", 0.0 if slow else 1.0), ("1", 0.5 if slow else 1.0), ("+Inf", 1.0)):
+            lines.append(f'countersign_request_seconds_bucket{{{where},le="{le}"}} {share * 20 * seconds}')
+    return "\n".join([*lines, ""])
+
+
+def free_port() -> int:
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        return int(s.getsockname()[1])
+
+
+@pytest.fixture(scope="module")
+def ask(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[str], list[float]]]:
+    program = shutil.which("prometheus")
+    if not program:
+        lacking("prometheus: python infra/cluster programs prometheus says where it is")
+    began = time.monotonic()
+
+    class Metrics(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            data = exposition(time.monotonic() - began).encode()
+            self.send_response(200)
+            self.send_header("content-type", "text/plain; version=0.0.4")
+            self.end_headers()
+            self.wfile.write(data)
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Metrics)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    folder, port = tmp_path_factory.mktemp("prometheus"), free_port()
+    job = {"job_name": "servers", "static_configs": [{"targets": [f"127.0.0.1:{server.server_port}"]}]}
+    (folder / "prometheus.yml").write_text(yaml.safe_dump({"global": {"scrape_interval": "1s"}, "scrape_configs": [job]}))
+    words = [
+        program,
+        f"--config.file={folder}/prometheus.yml",
+        f"--storage.tsdb.path={folder}/data",
+        f"--web.listen-address=127.0.0.1:{port}",
+    ]
+    with (folder / "log").open("wb") as log:
+        process = subprocess.Popen(words, stdout=log, stderr=log)
+    try:
+        yield lambda query: _values(port, query)
+    finally:
+        process.terminate()
+        process.wait(30)
+        server.shutdown()
+        server.server_close()
+
+
+def _values(port: int, query: str) -> list[float]:
+    url = f"http://127.0.0.1:{port}/api/v1/query?{urllib.parse.urlencode({'query': query})}"
+    with urllib.request.urlopen(url, timeout=10) as answer:
+        said = json.loads(answer.read())
+    assert said["status"] == "success", said
+    return [float(r["value"][1]) for r in said["data"]["result"]]
+
+
+def metrics() -> list[dict[str, Any]]:
+    analysis = {"window": WINDOW, "requests": 50, "attributes": ["race"]}
+    rendered = yaml.safe_load_all(render({"canary": {"enabled": True, "analysis": analysis}}))
+    (template,) = [o for o in rendered if o["kind"] == "AnalysisTemplate"]
+    return list(template["spec"]["metrics"])
+
+
+def says(metric: dict[str, Any], values: list[float]) -> bool:
+    """Success as Argo Rollouts works it out: this much of its language is Python's."""
+    condition = metric["successCondition"].replace("len(result) > 0 && ", "").replace("!isNaN(result[0]) && ", "")
+    matched = re.fullmatch(r"result\[0\] (<=|>=) ([0-9.]+)", condition)
+    assert matched, condition
+    if not values or values[0] != values[0]:  # NaN is what does not equal itself
+        return False
+    return values[0] <= float(matched[2]) if matched[1] == "<=" else values[0] >= float(matched[2])
+
+
+@pytest.fixture(scope="module")
+def verdicts(ask: Callable[[str], list[float]]) -> dict[str, dict[str, tuple[bool, list[float]]]]:
+    """Release -> metric -> what it says, and the number."""
+    deadline = time.monotonic() + 60
+    query = f'sum(increase(countersign_requests_total{{pod_template_hash="stable"}}[{WINDOW}s]))'
+    while time.monotonic() < deadline:
+        try:
+            if (found := ask(query)) and found[0] > WINDOW * 15:
+                break
+        except OSError:
+            pass
+        time.sleep(0.5)
+    asked = metrics()
+    return {
+        release: {
+            m["name"]: (says(m, v), v)
+            for m in asked
+            for v in [ask(m["provider"]["prometheus"]["query"].replace("{{args.canary}}", release).replace("{{args.stable}}", STABLE))]
+        }
+        for release in (GOOD, BAD, SILENT)
+    }
+
+
+def test_a_good_release_passes_by_all(verdicts: Any) -> None:
+    assert {name: said for name, (said, _) in verdicts[GOOD].items()} == dict.fromkeys(
+        ["requests", "errors", "p99", "shift", "fairness-race"], True
+    ), verdicts[GOOD]
+
+
+def test_a_bad_one_fails_by_each_that_it_is_bad_in(verdicts: Any) -> None:
+    found = verdicts[BAD]
+    assert {name for name, (said, _) in found.items() if not said} == {"errors", "p99", "shift", "fairness-race"}
+    assert found["errors"][1] == [pytest.approx(0.5, abs=0.05)]
+    assert found["shift"][1] == [pytest.approx(0.8 - 0.25, abs=0.05)]
+    assert found["fairness-race"][1] == [0.0], "a group that nobody was approved of counts, and with nought"
+
+
+def test_of_a_silent_one_nothing_can_be_said_and_that_is_no(verdicts: Any) -> None:
+    assert not any(said for said, _ in verdicts[SILENT].values()), verdicts[SILENT]

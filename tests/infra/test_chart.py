@@ -1,0 +1,166 @@
+"""The chart of the model server: what it renders, what it refuses, and that what is generated from it is fresh."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from tests.conftest import lacking
+
+ROOT = Path(__file__).parents[2]
+CHART = ROOT / "infra/charts/model-server"
+GOLDEN = ROOT / "tests/golden/charts"
+RELEASE = '{"pipeline":"loan_approval","release":{"environment":"prod","sequence":7,"sha256":null},"variants":[]}'
+GIVEN = {"pipeline": "loan_approval", "release": RELEASE, "image": {"tag": "v1"}, "code": f"{'1' * 64}:{'2' * 32}:3"}
+CASES: dict[str, dict[str, Any]] = {
+    "deployment": {},
+    "canary": {"canary": {"enabled": True, "analysis": {"attributes": ["race", "sex"]}}},
+    "rollback": {"canary": {"enabled": True}, "rollback": True},
+    "everything": {
+        "ingress": {"enabled": True, "host": "decisions.example.org", "tlsSecret": "decisions-tls", "className": "nginx"},
+        "serviceMonitor": {"enabled": True, "labels": {"release": "prometheus"}},
+        "log": {"mode": "batched", "volume": "ephemeral"},
+        "env": {"COUNTERSIGN_CONCURRENCY": "8"},
+        "networkPolicy": {"callers": {"kubernetes.io/metadata.name": "applications"}, "storePorts": [7070]},
+        "image": {"digest": f"sha256:{'a' * 64}", "pullSecrets": ["registry"]},
+        "nodeSelector": {"disk": "ssd"},
+    },
+}
+
+
+def generator() -> Any:
+    spec = importlib.util.spec_from_file_location("generate", ROOT / "infra/charts/generate.py")
+    assert spec
+    assert spec.loader
+    module = importlib.util.module_from_spec(spec)
+    import sys
+
+    sys.modules["generate"] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+def helm(*words: str, given: dict[str, Any] | None = None) -> subprocess.CompletedProcess[str]:
+    program = shutil.which("helm")
+    if not program:
+        lacking("helm: make cluster-up builds it")
+    said = json.dumps(given) if given is not None else None
+    return subprocess.run([program, *words], input=said, capture_output=True, text=True, check=False)
+
+
+def render(more: dict[str, Any]) -> str:
+    done = helm("template", "loan-approval", str(CHART), "--namespace", "prod", "--values", "-", given=merged(GIVEN, more))
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def merged(one: dict[str, Any], other: dict[str, Any]) -> dict[str, Any]:
+    both = {k: merged(one[k], v) if isinstance(v, dict) and isinstance(one.get(k), dict) else v for k, v in other.items()}
+    return {**one, **both}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_snapshot(case: str) -> None:
+    """To accept a change: COUNTERSIGN_WRITE_GOLDEN=1 pytest tests/infra/test_chart.py, and read the difference in git."""
+    text, path = render(CASES[case]), GOLDEN / f"{case}.yaml"
+    if os.environ.get("COUNTERSIGN_WRITE_GOLDEN"):
+        path.write_text(text)
+    assert text == path.read_text()
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_every_pod_is_as_the_restricted_profile_wants_it(case: str) -> None:
+    for o in yaml.safe_load_all(render(CASES[case])):
+        pod = o["spec"] if o["kind"] == "Pod" else o.get("spec", {}).get("template", {}).get("spec")
+        if not pod:
+            continue
+        assert pod["securityContext"]["runAsNonRoot"] is True
+        assert pod["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
+        assert pod["automountServiceAccountToken"] is False
+        for c in pod["containers"]:
+            assert c["securityContext"] == {
+                "allowPrivilegeEscalation": False, "readOnlyRootFilesystem": True, "capabilities": {"drop": ["ALL"]},
+            }  # fmt: skip
+            assert {"cpu", "memory"} <= set(c["resources"]["limits"])
+
+
+def test_what_a_server_is_told_is_the_text_that_was_approved() -> None:
+    (deployment,) = [o for o in yaml.safe_load_all(render({})) if o["kind"] == "Deployment"]
+    template = deployment["spec"]["template"]
+    assert template["metadata"]["annotations"]["countersign/release"] == RELEASE
+    (volume,) = [v for v in template["spec"]["volumes"] if v["name"] == "release"]
+    assert volume["downwardAPI"]["items"][0]["fieldRef"]["fieldPath"] == "metadata.annotations['countersign/release']"
+
+
+def test_a_rollback_takes_no_steps() -> None:
+    (rollout,) = [o for o in yaml.safe_load_all(render(CASES["rollback"])) if o["kind"] == "Rollout"]
+    assert rollout["spec"]["strategy"]["canary"]["steps"] == []
+
+
+def test_a_group_that_nobody_was_approved_of_does_not_drop_out() -> None:
+    (analysis,) = [o for o in yaml.safe_load_all(render(CASES["canary"])) if o["kind"] == "AnalysisTemplate"]
+    queries = {m["name"]: m["provider"]["prometheus"]["query"] for m in analysis["spec"]["metrics"]}
+    assert set(queries) == {"requests", "errors", "p99", "shift", "fairness-race", "fairness-sex"}
+    assert " or 0 * sum by (group)" in queries["fairness-race"]
+    for m in analysis["spec"]["metrics"]:
+        assert "len(result) == 0 || isNaN(result[0])" in m["failureCondition"], "no answer says no"
+
+
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        ({"unknown": 1}, "'unknown' not allowed"),
+        ({"log": {"mode": "sometimes"}}, "/log/mode"),
+        ({"replicas": 0}, "/replicas"),
+        ({"image": {"digest": "sha256:1"}}, "/image/digest"),
+        ({"code": "main"}, "/code"),
+        ({"release": "loan"}, "/release"),
+        ({"canary": {"analysis": {"errors": 2}}}, "/canary/analysis/errors"),
+        ({"release": ""}, "the promoter sets it"),
+        ({"image": {"tag": ""}}, "image.digest or image.tag"),
+        ({"ingress": {"enabled": True, "host": "x.example.org"}}, "ingress.tlsSecret"),
+    ],
+)
+def test_values_that_are_refused(more: dict[str, Any], said: str) -> None:
+    done = helm("template", "x", str(CHART), "--values", "-", given=merged(GIVEN, more))
+    assert done.returncode != 0
+    assert said in done.stderr, done.stderr
+
+
+@pytest.mark.parametrize("environment", ["dev", "staging", "prod"])
+def test_lint(environment: str) -> None:
+    values = CHART / "environments" / f"{environment}.yaml"
+    done = helm("lint", "--strict", str(CHART), "--values", str(values), "--values", "-", given=GIVEN)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_schema_and_readme_are_fresh() -> None:
+    for path, text in generator().texts(CHART).items():
+        assert path.read_text() == text, "python infra/charts/generate.py infra/charts/model-server"
+
+
+def test_a_value_without_a_word_about_it_is_an_error() -> None:
+    made = generator()
+    with pytest.raises(made.Undescribed, match=r"line 3: a.c has no comment"):
+        made.describe("# what a is\na:\n  c: 1\n")
+    (a,) = made.describe("# what a is\na:\n  # what c is\n  # [minimum 1] [enum x y]\n  c: 1\n")
+    assert (a.text, a.below[0].text, a.below[0].rules) == ("what a is", "what c is", {"minimum": "1", "enum": "x y"})
+
+
+def test_a_stale_file_is_found(tmp_path: Path) -> None:
+    shutil.copytree(CHART, tmp_path / "model-server")
+    words = ["python", str(ROOT / "infra/charts/generate.py"), "--check", str(tmp_path / "model-server")]
+    assert subprocess.run(words, check=False, capture_output=True).returncode == 0
+    with (tmp_path / "model-server/values.yaml").open("a") as file:
+        file.write("# One more.\nmore: 1\n")
+    done = subprocess.run(words, check=False, capture_output=True, text=True)
+    assert done.returncode == 2
+    assert "values.schema.json is stale" in done.stderr

@@ -1,0 +1,99 @@
+"""What Helm and Argo Rollouts cannot be made to do when a test wants it: a canary whose promoter died, a cluster that goes away."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from workflows.errors import BadInput, Temporary
+from workflows.promote import helm
+from workflows.promote.deployer import NotServed
+from workflows.promote.helm import Helm, Said
+from workflows.prove.release import State
+
+RELEASE = '{"pipeline":"toy","release":{"environment":"prod","sequence":2,"sha256":"' + "2" * 64 + '"}}'
+VALUES = {"release": RELEASE, "canary": {"enabled": True}}
+HISTORY = [{"revision": 4, "status": "superseded"}, {"revision": 5, "status": "deployed"}]
+
+
+class Programs:
+    """helm and kubectl that answer what they are told to; what they were asked is kept."""
+
+    def __init__(self, *phases: tuple[str, bool], seen: int = 3, err: str = "") -> None:
+        self.phases, self.seen, self.err = list(phases), seen, err
+        self.asked: list[str] = []
+
+    def __call__(self, words: Sequence[str]) -> Said:
+        said = " ".join(words)
+        self.asked.append(said)
+        if self.err:
+            return Said(code=1, out="", err=self.err)
+        answers = {"helm status": {"info": {"status": "deployed"}, "version": 5}, "helm history": HISTORY, "helm get": VALUES}
+        found: Any = next((a for start, a in answers.items() if said.startswith(start)), {})
+        if said.startswith("kubectl get rollout"):
+            phase, aborted = self.phases.pop(0) if len(self.phases) > 1 else self.phases[0]
+            status = {"phase": phase, "abort": aborted, "message": "metric shift", "observedGeneration": str(self.seen)}
+            found = {"metadata": {"generation": 3}, "status": status}
+        return Said(code=0, out=json.dumps(found), err="")
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(helm, "EVERY", 0.0)
+
+
+def promoter(programs: Programs, minutes: int = 1) -> Helm:
+    return Helm(release="toy", namespace="prod", chart=Path("chart"), minutes=minutes, run=programs)
+
+
+def test_a_canary_that_outlived_its_promoter_is_seen_to_its_end() -> None:
+    asked = Programs(("Progressing", False), ("Paused", False), ("Healthy", False))
+    assert promoter(asked).heal() == "its canary went on by itself"
+    there = promoter(asked).installed()
+    assert there
+    assert there.release == "2" * 64
+    assert not [a for a in asked.asked if a.startswith("helm rollback")]
+
+
+def test_one_that_was_taken_back_in_the_meantime_goes_back_in_helm_too() -> None:
+    asked = Programs(("Degraded", True))
+    assert promoter(asked).heal() == "the canary was taken back: metric shift"
+    assert [a for a in asked.asked if a.startswith("helm rollback toy 4 ")], "the revision before it"
+
+
+def test_what_argo_rollouts_has_not_seen_yet_says_nothing() -> None:
+    """Its last word is about what was there before: Healthy then is no word about now."""
+    asked = Programs(("Healthy", False), seen=2)
+    assert promoter(asked).installed() is None
+
+
+def test_a_canary_that_never_ends_is_taken_back() -> None:
+    asked = Programs(("Progressing", False))
+    with pytest.raises(NotServed) as caught:
+        promoter(asked, minutes=0)._follow_canary(promoter(asked)._deployed(5, VALUES), 4)
+    assert caught.value.state is State.ABORTED
+
+
+def test_what_is_recorded_is_complete() -> None:
+    own = {"a": {"b": 1, "c": 0.5}, "list": [1, 2], "map": {}}
+    given = {"a": {"b": 2.0}, "list": [3], "map": {"x": "y"}, "new": {"z": 1.0}}
+    assert helm._over(own, given) == {"a": {"b": 2, "c": 0.5}, "list": [3], "map": {"x": "y"}, "new": {"z": 1}}
+    assert json.dumps(helm._over(own, given)).count(".") == 1, "Helm gives 2.0 back as 2"
+
+
+@pytest.mark.parametrize(
+    ("err", "kind"),
+    [
+        ("Error: Kubernetes cluster unreachable: dial tcp 10.0.0.1:443: connect: connection refused", Temporary),
+        ("Error: Get https://10.0.0.1: net/http: TLS handshake timeout", Temporary),
+        ("Error: another operation (install/upgrade/rollback) is in progress", Temporary),
+        ("Error: values don't meet the specifications of the schema", BadInput),
+    ],
+)
+def test_what_may_pass_is_told_from_what_will_not(err: str, kind: type[Exception]) -> None:
+    with pytest.raises(kind):
+        promoter(Programs(err=err)).installed()

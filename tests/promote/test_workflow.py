@@ -1,0 +1,102 @@
+"""The two tasks of the workflow `promote`, without a cluster: what each puts out, and that it believes nobody."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from ruamel.yaml import YAML
+
+from tests.promote.world import SIGNERS, Office, because, members, office, raw, run_in
+from workflows.errors import BadInput, GateRefused
+from workflows.promote import __main__ as program
+from workflows.promote import ledger
+from workflows.promote.desk import base_values
+from workflows.promote.promoting import asked_of
+from workflows.prove.signature import private_pem
+
+RUN = "toy-aaaaaaaaaaaa"
+
+
+@pytest.fixture
+def bank(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Office:
+    """A store with one run, and the environment that the workflow's pods have."""
+    found = office(tmp_path / "store", deploy=because("nothing"))
+    run_in(found.store, RUN)
+    key = SIGNERS["promoter"]._signer._private_key  # type: ignore[attr-defined]
+    (tmp_path / "signing.pem").write_bytes(private_pem(key))
+    # The clock here is today's, and so are the approvals.
+    YAML().dump(raw(released_by=because("promoter")), tmp_path / "environments.yaml")
+    (tmp_path / "values.yaml").write_text("{}\n")
+    env = {
+        "COUNTERSIGN_STORE": f"file://{tmp_path / 'store'}", "COUNTERSIGN_POLICY": str(tmp_path / "environments.yaml"),
+        "COUNTERSIGN_VALUES": str(tmp_path / "values.yaml"), "COUNTERSIGN_ENVIRONMENT": "prod", "COUNTERSIGN_RUN": RUN,
+        "COUNTERSIGN_SIGNING_KEY_FILE": str(tmp_path / "signing.pem"), "COUNTERSIGN_OUTPUTS": str(tmp_path / "out"),
+        "COUNTERSIGN_REASON": "the first", "COUNTERSIGN_WORKFLOW": "uid-1",
+    }  # fmt: skip
+    for name, value in env.items():
+        monkeypatch.setenv(name, value)
+    return found
+
+
+def approve(bank: Office, who: str, run: str = RUN) -> None:
+    from datetime import UTC, datetime
+
+    from workflows.promote import approving
+
+    wish = approving.Wish(run=run, environment="prod")
+    drafted = approving.draft(bank.store, bank.policies, wish, signer=SIGNERS[who], now=datetime.now(UTC))
+    approving.sign(bank.store, SIGNERS[who], drafted)
+
+
+def test_it_waits_and_goes_on_and_releases(bank: Office, tmp_path: Path) -> None:
+    approve(bank, "vera")
+    assert program._check().startswith(f"{RUN}: wait (0 of 1 approvals by owner")
+    assert (tmp_path / "out/state").read_text() == "wait"
+    assert (tmp_path / "out/command").read_text() == f"countersign approve {RUN} --env prod"
+    with pytest.raises(GateRefused, match="0 of 1 approvals by owner") as caught:
+        program._release()
+    assert "then submit it again" in caught.value.hint
+    approve(bank, "olga")
+    assert program._check() == f"{RUN}: go"
+    assert (tmp_path / "out/command").read_text() == ""
+    assert program._release().startswith("prod 1: done, release ")
+    entries = ledger.Ledger(bank.store, bank.policies, "prod").read()
+    assert (tmp_path / "out/release").read_text() == entries[0].sha256
+    assert (entries[0].begun.reason, entries[0].begun.holder) == ("the first", "workflow uid-1")
+    assert program._release().startswith("prod 1: nothing to do")
+
+
+def test_it_goes_back(bank: Office, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(BadInput, match="which pipeline's server"):
+        program._back()
+    other = "toy-bbbbbbbbbbbb"
+    run_in(bank.store, other)
+    for run in (RUN, other):
+        monkeypatch.setenv("COUNTERSIGN_RUN", run)
+        for who in ("vera", "olga"):
+            approve(bank, who, run)
+        program._release()
+    monkeypatch.setenv("COUNTERSIGN_REASON", "declines doubled")
+    assert program._back().startswith("prod 3: done")
+    last = ledger.Ledger(bank.store, bank.policies, "prod").read()[-1]
+    assert (last.variants[0].run, last.begun.reason) == (RUN, "declines doubled")
+
+
+def test_what_no_approval_mends_ends_it_at_once(bank: Office) -> None:
+    policy = raw(lambda r: r["roles"].update(pipeline=members("mallory")))
+    YAML().dump(policy, bank.store.documents.parent / "environments.yaml")
+    with pytest.raises(GateRefused, match="has not the role pipeline"):
+        program._check()
+
+
+def test_values_that_say_what_is_the_promoters_to_say(tmp_path: Path) -> None:
+    (tmp_path / "values.yaml").write_text("release: '{}'\nrollback: true\n")
+    with pytest.raises(BadInput, match=r"release, rollback: the promoter's to say"):
+        base_values(tmp_path / "values.yaml")
+
+
+@pytest.mark.parametrize(("challenger", "share"), [(None, 0.1), ("b", 0.95), ("b", -0.1), ("b", float("nan"))])
+def test_shares_that_cannot_be_meant(challenger: str | None, share: float) -> None:
+    with pytest.raises(BadInput):
+        asked_of("a", challenger, share)

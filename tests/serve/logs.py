@@ -1,0 +1,27 @@
+"""A decision log of records that say nothing, and the key that signs it. Imports no model library: it starts processes that get killed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+from workflows.prove import canonical
+from workflows.prove.signature import Keyring, Signer
+from workflows.serve.disk import Disk, Owner
+
+PRIVATE = Ed25519PrivateKey.from_private_bytes(bytes(range(32)))
+SIGNER = Signer(PRIVATE)
+KEYS = Keyring({SIGNER.keyid: PRIVATE.public_key()})
+AT = 1_764_000_000_000
+NOW = "2026-03-01T12:00:00.000000+00:00"
+
+
+def disk(top: Path, **how: Any) -> Disk:
+    given = {"environment": "prod", "pipeline": "loan_approval", "signer": SIGNER, "keys": KEYS, "now": lambda: NOW, **how}
+    return Disk(top / "log", Owner(**given))
+
+
+def record(n: int) -> tuple[bytes, int]:
+    return canonical.encode({"id": f"0123456789ab-{AT + n:011x}-{n:016x}", "n": n}), AT + n

@@ -1,0 +1,93 @@
+"""A model server as a process of its own, and a client that keeps its connection."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from tests.serve import world
+
+ROOT = Path(__file__).parents[2]
+
+
+def free_port() -> int:
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        return int(s.getsockname()[1])
+
+
+class Server:
+    """One process. `top` holds its keys, log and release, so another one there goes on where it left off."""
+
+    def __init__(self, top: Path, made: world.Made, *variants: Any, **more: str) -> None:
+        self.top, self.port, self.metrics_port = top, free_port(), free_port()
+        (top / "release.json").write_bytes(world.release(*(variants or (made.variant(),))))
+        ports = {"COUNTERSIGN_PORT": str(self.port), "COUNTERSIGN_METRICS_PORT": str(self.metrics_port)} | more
+        given = world.environment(top, made, **ports)
+        words = [sys.executable, "-m", "workflows.serve", "--release", str(top / "release.json")]
+        self.said = (top / "said").open("w")
+        env = {**os.environ, "PYTHONPATH": str(ROOT), **given}
+        self.process = subprocess.Popen(words, env=env, stdout=self.said, stderr=self.said, cwd=top)
+
+    def ready(self, within: float = 60.0) -> Server:
+        """Once it takes decisions."""
+        end = time.monotonic() + within
+        while time.monotonic() < end and self.process.poll() is None:
+            try:
+                if self.ask("/v2/health/ready", None)[0] == 200:
+                    return self
+            except OSError:
+                pass
+            time.sleep(0.05)
+        raise AssertionError(f"not ready: {self.log}")
+
+    @property
+    def log(self) -> str:
+        return (self.top / "said").read_text()
+
+    def connection(self) -> http.client.HTTPConnection:
+        return http.client.HTTPConnection("127.0.0.1", self.port, timeout=20)
+
+    def ask(self, path: str, body: Any, over: http.client.HTTPConnection | None = None) -> tuple[int, Any]:
+        own = over or self.connection()
+        try:
+            data = None if body is None else json.dumps(body).encode()
+            own.request("GET" if data is None else "POST", path, data, {"content-type": "application/json"})
+            answer = own.getresponse()
+            return answer.status, json.loads(answer.read())
+        finally:
+            if over is None:
+                own.close()
+
+    def metrics(self) -> dict[str, float]:
+        own = http.client.HTTPConnection("127.0.0.1", self.metrics_port, timeout=20)
+        own.request("GET", "/metrics")
+        lines = own.getresponse().read().decode().splitlines()
+        own.close()
+        return {k: float(v) for k, _, v in (line.rpartition(" ") for line in lines if not line.startswith("#"))}
+
+    def stop(self, number: int = signal.SIGTERM) -> int:
+        if self.process.poll() is None:
+            self.process.send_signal(number)
+        code = self.process.wait(60)
+        self.said.close()
+        return code
+
+
+@contextmanager
+def serving(top: Path, made: world.Made, *variants: Any, **more: str) -> Iterator[Server]:
+    server = Server(top, made, *variants, **more)
+    try:
+        yield server.ready()
+    finally:
+        server.stop(signal.SIGKILL)

@@ -1,0 +1,184 @@
+"""A real server over real sockets: killed, drained, without room, without its store; nothing that it answered is ever lost."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import os
+import resource
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.serve import world
+from tests.serve.logs import KEYS
+from tests.serve.process import ROOT, Server, serving
+from tests.serve.world import DECLINED, FEATURES
+from workflows.run.store.local import LocalStore
+from workflows.serve.shipping import verify_logs
+
+SENT = {"subject": "somebody", "features": FEATURES}
+
+
+@pytest.fixture
+def own(made: world.Made, tmp_path: Path) -> world.Made:
+    """A store of the test's own, as a server writes its log there."""
+    shutil.copytree(made.store.documents, tmp_path / "store")
+    return replace(made, store=LocalStore(content=tmp_path / "store", documents=tmp_path / "store"))
+
+
+def logged(store: LocalStore) -> list[Any]:
+    """Every record in the store, the logs verified."""
+    said = verify_logs(store, "prod", KEYS)
+    assert [f for s in said for f in s.findings] == []
+    batches = sorted((store.documents / "decisions").rglob("00000000????"))
+    contents = [p.read_bytes() for p in (store.documents / "files").rglob("*") if p.is_file()]
+    lines = [x for data in contents if data.startswith(b'{"body"') for x in data.splitlines()]
+    assert bool(lines) == bool(batches)
+    return [json.loads(x)["body"] for x in lines]
+
+
+def test_kill_9_and_go_on(own: world.Made, tmp_path: Path) -> None:
+    """Clients ask all the time; the server is killed; another takes up its log. Every answer is there, exactly once."""
+    answered: list[str] = []
+    with serving(tmp_path, own) as server:
+
+        def client(n: int) -> None:
+            over = server.connection()
+            try:
+                for i in range(10_000):
+                    features = DECLINED if i % 2 else FEATURES
+                    status, said = server.ask("/v1/decisions", {"subject": f"{n}-{i}", "features": features}, over)
+                    assert status == 200
+                    answered.append(said["id"])
+            except (OSError, http.client.HTTPException, json.JSONDecodeError):
+                pass  # it was killed
+
+        clients = [threading.Thread(target=client, args=(n,)) for n in range(4)]
+        for c in clients:
+            c.start()
+        while len(answered) < 400 and any(c.is_alive() for c in clients):
+            time.sleep(0.01)
+        server.stop(signal.SIGKILL)
+        for c in clients:
+            c.join()
+    with serving(tmp_path, own) as second:
+        assert second.ask("/v1/decisions", SENT)[0] == 200
+        assert second.stop() == 0
+    ids = [r["id"] for r in logged(own.store)]
+    assert len(set(ids)) == len(ids) > 400
+    assert set(answered) <= set(ids)
+
+
+def test_told_to_go_it_finishes_what_goes_on(own: world.Made, tmp_path: Path) -> None:
+    """Unready at once, still answering while it drains, everything signed and sent, exit 0."""
+    with serving(tmp_path, own, COUNTERSIGN_DRAIN="1") as server:
+        over = server.connection()
+        assert server.ask("/v1/decisions", SENT, over)[0] == 200
+        half = socket.create_connection(("127.0.0.1", server.port))
+        data = json.dumps(SENT).encode()
+        head = f"POST /v1/decisions HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\ncontent-length: {len(data)}\r\n\r\n"
+        half.sendall(head.encode() + data[:10])
+        time.sleep(0.1)
+        server.process.send_signal(signal.SIGTERM)
+        time.sleep(0.3)
+        status, why = server.ask("/v2/health/ready", None)
+        assert (status, why["why"]) == (503, ["the server is being shut down"])
+        half.sendall(data[10:])
+        answer = half.recv(10_000)
+        half.close()
+        assert b" 200 OK" in answer
+        assert b"connection: close" in answer.lower()
+        over.close()
+        assert server.stop() == 0
+    assert len(logged(own.store)) == 2
+
+
+def test_no_room_and_then_room_again(own: world.Made, tmp_path: Path) -> None:
+    """While its files cannot grow it refuses within milliseconds, and when they can it decides again, by itself."""
+    with serving(tmp_path, own) as server:
+        assert server.ask("/v1/decisions", SENT)[0] == 200
+        resource.prlimit(server.process.pid, resource.RLIMIT_FSIZE, (10, resource.RLIM_INFINITY))
+        status, said = server.ask("/v1/decisions", SENT)
+        assert (status, said["title"]) == (503, "not decided")
+        assert server.ask("/v2/health/ready", None)[0] == 503
+        assert server.ask("/v2/health/live", None)[0] == 200
+        resource.prlimit(server.process.pid, resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+        server.ready(within=10)
+        assert server.ask("/v1/decisions", SENT)[0] == 200
+        assert server.stop() == 0
+    assert len(logged(own.store)) == 2
+
+
+def test_what_does_not_verify_is_not_served(own: world.Made, tmp_path: Path) -> None:
+    """One byte of the model is changed: alive, not ready, and the reason is said; mended, the same process serves."""
+    path = own.store._address(own.items["model"].md5)
+    good = path.read_bytes()
+    path.chmod(0o644)
+    path.write_bytes(good.replace(b"leaf_value=", b"leaf_walue=", 1))
+    server = Server(tmp_path, own)
+    try:
+        with pytest.raises(AssertionError, match="changed"):
+            server.ready(within=6)
+        status, said = server.ask("/v2/health/ready", None)
+        assert (status, "changed" in said["why"][0]) == (503, True)
+        assert server.ask("/v1/decisions", SENT)[0] == 503
+        assert server.ask("/v2/health/live", None)[0] == 200
+        path.write_bytes(good)
+        server.ready(within=30)
+        assert server.ask("/v1/decisions", SENT)[0] == 200
+    finally:
+        server.stop(signal.SIGKILL)
+
+
+def test_a_decision_is_replayed_on_the_command_line(own: world.Made, tmp_path: Path) -> None:
+    with serving(tmp_path, own) as server:
+        assert server.metrics()["countersign_ready"] == 1
+        answer = server.ask("/v1/decisions", {"subject": "somebody", "features": DECLINED})[1]
+        metrics = server.metrics()
+        assert metrics['countersign_decisions_total{decision="declined",variant="champion"}'] == 1
+        assert metrics['countersign_requests_total{route="/v1/decisions",status="200"}'] == 1
+        assert server.stop() == 0
+    given = {**os.environ, "PYTHONPATH": str(ROOT), **world.environment(tmp_path, own)}
+
+    def command(*words: str, **env: str) -> tuple[int, Any]:
+        done = subprocess.run(
+            [sys.executable, "-m", "workflows.cli", *words, "--json"],
+            env={**given, **env},
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        return done.returncode, json.loads(done.stdout or "null")
+
+    code, said = command("replay", answer["id"])
+    assert (code, said["same"], said["now"]["score"]) == (0, True, answer["score"])
+    (tmp_path / "other").write_text("00" * 32)
+    code, said = command("replay", answer["id"], COUNTERSIGN_SUBJECT_KEY_FILE=str(tmp_path / "other"))
+    assert (code, "cannot be opened with this subject key" in said["problems"][0]) == (4, True)
+    code, said = command("replay", answer["id"][:-1] + ("0" if answer["id"][-1] != "0" else "1"))
+    assert (code, "no log in the store has this decision" in said["problems"][0]) == (2, True)
+    chain = answer["id"].partition("-")[0]
+    code, said = command("decisions", "--noted", f"{chain}={answer['receipt']}")
+    assert (code, said["environments"]["prod"][0]["records"]) == (0, 1)
+    code, said = command("decisions", "--env", "prod", "--noted", f"{chain}={'0' * 64}")
+    assert code == 4
+
+
+def test_what_is_wrong_with_its_environment_is_said_at_once(own: world.Made, tmp_path: Path) -> None:
+    server = Server(tmp_path, own, COUNTERSIGN_STORE="", COUNTERSIGN_LOG_MODE="loose", COUNTERSIGN_PORT="http")
+    assert server.process.wait(30) == 2
+    assert all(
+        x in server.log for x in ("COUNTERSIGN_STORE: not set", "expected strict or batched, got loose", "COUNTERSIGN_PORT: not a whole")
+    )
+    server.said.close()

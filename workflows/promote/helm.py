@@ -1,0 +1,287 @@
+"""The port `Deployer` on Helm: the program is called, never a library, and told everything each time.
+
+A revision is whole or goes back to the one before it. What a killed command left (`pending-...`) is found and put back. With a
+canary, Helm only brings the change to the cluster; Argo Rollouts moves the traffic and judges it, and this waits for what it says.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import tempfile
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from workflows.errors import BadInput, CountersignError, Problem, Temporary
+from workflows.names import argo_name
+from workflows.promote.deployer import Installed, NotServed
+from workflows.prove import canonical, digest
+from workflows.prove.release import Deployed, State
+from workflows.run import parameters
+
+CHART = Path("infra/charts/model-server")
+CHART_VARIABLE = "COUNTERSIGN_CHART"
+APPROVED = "countersign-approved"
+"""The ConfigMap that lists what may serve. Only the promoter's account may write it."""
+ADMITTED = 3  # releases of a pipeline that may have pods at one time: the one before, the one on its way, one taken back
+KEPT = 20  # revisions: how far back `helm history` tells
+HEALTHY = "Healthy"
+EVERY = 2.0  # seconds between two looks at a canary
+AWAY = ("connection refused", "i/o timeout", "no route to host", "TLS handshake timeout", "context deadline exceeded", "etcdserver")
+BUSY = "another operation (install/upgrade/rollback) is in progress"
+NONE = "not found"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Said:
+    """What a program answered."""
+
+    code: int
+    out: str
+    err: str
+
+
+Run = Callable[[Sequence[str]], Said]
+
+
+@dataclass(kw_only=True)
+class Helm:
+    """One pipeline's server in one namespace."""
+
+    release: str
+    namespace: str
+    chart: Path
+    minutes: int
+    """How long anything may take, all together."""
+    context: str | None = None
+    run: Run | None = None
+
+    @classmethod
+    def found(cls, root: Path, pipeline: str, *, namespace: str, context: str | None, minutes: int) -> Helm:
+        """With the program and the chart that are at hand; `BadInput` says what is missing."""
+        for program in ("helm", "kubectl"):
+            if not shutil.which(program):
+                raise BadInput(Problem(what=f"{program} is missing", where="PATH"), hint="make cluster-up builds it, or install it")
+        named = os.environ.get(CHART_VARIABLE)
+        chart = Path(named) if named else root / CHART
+        if not (chart / "Chart.yaml").is_file():
+            raise BadInput(Problem(what="no chart", where=str(chart)), hint=f"{CHART_VARIABLE} names another folder")
+        return cls(release=argo_name(pipeline), namespace=namespace, chart=chart, minutes=minutes, context=context)
+
+    def heal(self) -> str:
+        status = self._status()
+        if status == "deployed":
+            return self._heal_canary()
+        if status is None or not status.startswith("pending-"):
+            return ""
+        back = self._revision_that("deployed", "superseded")
+        self._back(back)
+        if back is None:
+            return f"Helm was at {status}, with nothing before it: it was taken away"
+        return f"Helm was at {status}: it went back to revision {back}"
+
+    def _heal_canary(self) -> str:
+        """A canary goes on when whoever began it died: it is seen to its end, or what comes of it would be on no record."""
+        revision = self._revision()
+        values = self._values(revision)
+        if not _has_canary(values) or self._rollout()["phase"] == HEALTHY:
+            return ""
+        try:
+            self._follow_canary(self._deployed(revision, values), self._revision_that("superseded"))
+        except NotServed as error:
+            return error.why
+        return "its canary went on by itself"
+
+    def installed(self) -> Installed | None:
+        if self._status() != "deployed":
+            return None
+        revision = self._revision()
+        values = self._values(revision)
+        if _has_canary(values) and self._rollout()["phase"] != HEALTHY:
+            return None
+        return Installed(release=_release_in(values), deployed=self._deployed(revision, values))
+
+    def deploy(self, values: Mapping[str, Any]) -> Deployed:
+        before = self._revision_that("deployed")
+        values = self._complete(values)
+        self._admit(str(values["release"]))
+        with tempfile.NamedTemporaryFile("w", suffix=".json", prefix="values-") as file:
+            file.write(canonical.encode(dict(values)).decode())
+            file.flush()
+            self._upgrade(file.name, canary=_has_canary(values))
+        deployed = self._deployed(self._revision(), values)
+        if _has_canary(values):
+            self._follow_canary(deployed, before)
+        self._test(deployed, before)
+        return deployed
+
+    def _complete(self, values: Mapping[str, Any]) -> dict[str, Any]:
+        """With the chart's own values for all that is not given: what is recorded depends on no default that changes later."""
+        path = self.chart / "values.yaml"
+        return dict(_over(parameters.read_yaml(path, str(path)), values))
+
+    def _admit(self, release: str) -> None:
+        """Let this release into the namespace: the cluster's admission policy compares pods with what stands in this list."""
+        name, said = "configmap", self._try_kubectl("get", "configmap", APPROVED, "-o", "json")
+        told = json.loads(release)["release"]
+        key = f"{self.release}.{told['sequence']}"
+        if said.code and "NotFound" in said.err:
+            self._kubectl("create", name, APPROVED, f"--from-literal={key}={release}")
+            return
+        if said.code:
+            raise self._explained(said, "kubectl get")
+        mine = sorted((k for k in json.loads(said.out).get("data") or {} if k.startswith(f"{self.release}.")), key=_sequence)
+        # Pods of the release before live on until this one is whole, and longer where it is taken back.
+        gone = [k for k in mine if k != key][: -(ADMITTED - 1)]
+        change = {"data": {key: release, **dict.fromkeys(gone)}}
+        self._kubectl("patch", name, APPROVED, "--type=merge", "-p", json.dumps(change))
+
+    def _upgrade(self, file: str, *, canary: bool) -> None:
+        # A canary takes as long as its analysis: Helm would wait for all of it, and take back by itself what analysis keeps.
+        how = ["--wait=hookOnly"] if canary else ["--rollback-on-failure"]
+        words = ["upgrade", "--install", self.release, str(self.chart), "--values", file, "--reset-values"]
+        said = self._try(*words, *how, "--timeout", self._time, "--history-max", str(KEPT))
+        if said.code == 0:
+            return
+        error = self._explained(said, "upgrade")
+        if isinstance(error, Temporary):
+            raise error
+        raise NotServed(f"helm: {_last_line(said.err)}", state=State.FAILED, hint="what served before serves on")
+
+    def _follow_canary(self, deployed: Deployed, before: int | None) -> None:
+        """Until analysis has said yes to all of it, or no."""
+        deadline = time.monotonic() + self.minutes * 60
+        while True:
+            status = self._rollout()
+            if status["phase"] == HEALTHY:
+                return
+            if status["aborted"] or status["phase"] == "Degraded" or time.monotonic() > deadline:
+                why = status["message"] or status["phase"]
+                self._back(before)
+                raise NotServed(f"the canary was taken back: {why}", state=State.ABORTED, deployed=deployed)
+            time.sleep(EVERY)
+
+    def _rollout(self) -> dict[str, Any]:
+        """What Argo Rollouts says of it, once it has seen what Helm changed."""
+        found = json.loads(self._kubectl("get", "rollout", self.release, "-o", "json").out)
+        status = found.get("status", {})
+        seen = str(status.get("observedGeneration", "")) == str(found["metadata"]["generation"])
+        phase = status.get("phase", "") if seen else ""
+        return {"phase": phase, "message": status.get("message", ""), "aborted": bool(status.get("abort")) and seen}
+
+    def _test(self, deployed: Deployed, before: int | None) -> None:
+        said = self._try("test", self.release, "--timeout", self._time, "--logs")
+        if said.code:
+            self._back(before)
+            raise NotServed(f"helm test: {_last_line(said.err)}", state=State.FAILED, deployed=deployed)
+
+    def _back(self, revision: int | None) -> None:
+        if revision is None:
+            self._ask("uninstall", self.release, "--ignore-not-found", "--wait", "--timeout", self._time)
+        else:
+            self._ask("rollback", self.release, str(revision), "--timeout", self._time, "--history-max", str(KEPT))
+
+    def _deployed(self, revision: int, values: Mapping[str, Any]) -> Deployed:
+        sha = digest.of_bytes(canonical.encode(dict(values))).sha256
+        return Deployed(release=self.release, namespace=self.namespace, revision=revision, values=sha)
+
+    def _status(self) -> str | None:
+        said = self._try("status", self.release, "-o", "json")
+        if said.code and NONE in said.err:
+            return None
+        if said.code:
+            raise self._explained(said, "status")
+        return str(json.loads(said.out)["info"]["status"])
+
+    def _revision(self) -> int:
+        return int(json.loads(self._ask("status", self.release, "-o", "json").out)["version"])
+
+    def _revisions(self) -> list[dict[str, Any]]:
+        said = self._try("history", self.release, "-o", "json", "--max", str(KEPT))
+        if said.code and NONE in said.err:
+            return []
+        if said.code:
+            raise self._explained(said, "history")
+        return list(json.loads(said.out))
+
+    def _revision_that(self, *states: str) -> int | None:
+        """The newest revision in one of these states; None where there is none."""
+        return max((int(r["revision"]) for r in self._revisions() if r["status"] in states), default=None)
+
+    def _values(self, revision: int) -> dict[str, Any]:
+        return dict(json.loads(self._ask("get", "values", self.release, "--revision", str(revision), "-o", "json").out) or {})
+
+    @property
+    def _time(self) -> str:
+        return f"{self.minutes}m"
+
+    def _where(self, option: str) -> list[str]:
+        return ["--namespace", self.namespace, *([option, self.context] if self.context else [])]
+
+    def _try(self, *words: str) -> Said:
+        return (self.run or _call)(["helm", *words, *self._where("--kube-context")])
+
+    def _ask(self, *words: str) -> Said:
+        said = self._try(*words)
+        if said.code:
+            raise self._explained(said, words[0])
+        return said
+
+    def _try_kubectl(self, *words: str) -> Said:
+        return (self.run or _call)(["kubectl", *words, *self._where("--context")])
+
+    def _kubectl(self, *words: str) -> Said:
+        said = self._try_kubectl(*words)
+        if said.code:
+            raise self._explained(said, f"kubectl {words[0]}")
+        return said
+
+    def _explained(self, said: Said, what: str) -> CountersignError:
+        problem = Problem(what=_last_line(said.err) or f"exit code {said.code}", where=f"helm {what} of {self.namespace}/{self.release}")
+        if BUSY in said.err:
+            return Temporary(problem, hint="somebody is at it, or died at it: the same command again puts it right after its time")
+        if any(word in said.err for word in AWAY):
+            return Temporary(problem, hint="the cluster does not answer: try again")
+        return BadInput(problem)
+
+
+def _sequence(key: str) -> int:
+    number = key.rpartition(".")[2]
+    return int(number) if number.isdecimal() else 0
+
+
+def _over(own: Any, given: Any) -> Any:
+    """As Helm lays values over a chart's: mappings key by key, anything else as a whole. Numbers as Helm gives them back."""
+    if isinstance(own, Mapping) and isinstance(given, Mapping):
+        return {k: _over(own.get(k), given[k]) if k in given else _over(None, own[k]) for k in [*own, *(k for k in given if k not in own)]}
+    if isinstance(given, Mapping):
+        return {k: _over(None, v) for k, v in given.items()}
+    return int(given) if isinstance(given, float) and given.is_integer() else given
+
+
+def _has_canary(values: Mapping[str, Any]) -> bool:
+    return bool(values.get("canary", {}).get("enabled"))
+
+
+def _release_in(values: Mapping[str, Any]) -> str | None:
+    """sha256 of the release that an installation's values name; None where they name none, as where somebody else installed it."""
+    try:
+        return str(json.loads(values["release"])["release"]["sha256"])
+    except (KeyError, TypeError, ValueError):
+        return None
+
+
+def _call(words: Sequence[str]) -> Said:
+    # Its notes in ConfigMaps: whoever promotes needs no right to read Secrets.
+    env = {**os.environ, "HELM_DRIVER": "configmap"}
+    done = subprocess.run(list(words), capture_output=True, text=True, check=False, env=env)  # noqa: S603  # our own words
+    return Said(code=done.returncode, out=done.stdout, err=done.stderr)
+
+
+def _last_line(text: str) -> str:
+    return next((line.removeprefix("Error: ").strip() for line in reversed(text.splitlines()) if line.strip()), "")

@@ -1,0 +1,347 @@
+"""Promotion and rollback: verify, judge, take a number, bring it there, say what came of it. Nothing about the caller is trusted."""
+
+from __future__ import annotations
+
+import os
+import platform
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from typing import Any
+
+from workflows.errors import BadInput, CountersignError, GateRefused, NotVerified, Problem, Temporary
+from workflows.promote import approvals, ledger
+from workflows.promote.deployer import Deployer, NotServed
+from workflows.promote.evidence import Evidence, evidence_of
+from workflows.promote.judging import Case, Judgement, judge
+from workflows.promote.ledger import Entry, Ledger
+from workflows.promote.policy import Environment, Policies, of
+from workflows.prove import canonical
+from workflows.prove.release import Kind, Release, State, Variant, wrong_shares
+from workflows.prove.signature import Signer
+from workflows.prove.verify import Verification, verify
+from workflows.run import keys
+from workflows.run.reader import StoreReader
+from workflows.run.session import now as clock_of_here
+from workflows.run.store.interface import Store
+
+CHAMPION, CHALLENGER = "champion", "challenger"
+MOST = 0.9  # share of a challenger: with more it would be the champion
+
+
+@dataclass(kw_only=True)
+class Desk:
+    """Where releases of one environment are made."""
+
+    store: Store
+    policies: Policies
+    environment: str
+    signer: Signer
+    deployer: Callable[[str], Deployer]
+    """Pipeline -> what serves it."""
+    base: Mapping[str, Any] = field(default_factory=dict)
+    """The environment's own values for the chart; the release is added to them."""
+    clock: Callable[[], str] = clock_of_here
+    holder: str = ""
+    submitters: Callable[[str], frozenset[str]] = lambda _: frozenset()
+    """Run -> accounts of the cluster that started it."""
+
+    def __post_init__(self) -> None:
+        self.holder = self.holder or holder_here()
+        self.policy: Environment = of(self.policies, self.environment)
+        self.ledger = Ledger(self.store, self.policies, self.environment)
+
+    @property
+    def now(self) -> datetime:
+        return datetime.fromisoformat(self.clock())
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Asked:
+    """A run that is to take a share of the decisions."""
+
+    run: str
+    name: str = CHAMPION
+    share: float = 1.0
+    shadow: bool = False
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Looked:
+    """A run, what is known of it, and whether it may come."""
+
+    evidence: Evidence
+    judgement: Judgement
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Wish:
+    """What a release is to bring."""
+
+    kind: Kind
+    pipeline: str
+    variants: tuple[Variant, ...]
+    approvals: tuple[str, ...]
+    reason: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Promoted:
+    """What serves now."""
+
+    entry: Entry
+    unchanged: bool = False
+    """It served already, and nothing was done."""
+    healed: str = ""
+    """What of an interrupted release was put right before, in words."""
+
+
+def look(desk: Desk, run: str) -> Looked:
+    """Verify a run, whole, and judge whether it may come to the environment. It changes nothing."""
+    evidence = found_evidence(desk.store, desk.policy, run, desk.submitters)
+    listed = approvals.listed(desk.store, keys.ring(desk.store), evidence.root, desk.environment)
+    case = Case(
+        policies=desk.policies,
+        environment=desk.environment,
+        evidence=evidence,
+        now=desk.now,
+        served_before=_served_before(desk, evidence.root),
+    )
+    return Looked(evidence=evidence, judgement=judge(case, listed))
+
+
+def found_evidence(
+    store: Store, policy: Environment, run: str, submitters: Callable[[str], frozenset[str]] = lambda _: frozenset()
+) -> Evidence:
+    """What verification says of a run; `NotVerified` where not even its seal can be read."""
+    checked: Verification = verify(run, StoreReader(store), keys.ring(store))
+    pipeline = checked.seal.pipeline if checked.seal else ""
+    evidence = evidence_of(checked, policy.pipelines.get(pipeline, "model"), submitters(run))
+    if evidence is None:
+        raise NotVerified(*(Problem(what=f.what, where=f.where) for f in checked.findings))
+    return evidence
+
+
+def promote(desk: Desk, asked: Sequence[Asked], *, reason: str = "") -> Promoted:
+    """Bring these runs to the environment. `GateRefused` and `NotVerified` say why not; then nothing was touched."""
+    healed = heal(desk)
+    looked = {a.run: look(desk, a.run) for a in asked}
+    refuse(desk.environment, looked)
+    evidence = looked[asked[0].run].evidence
+    if others := {x.evidence.pipeline for x in looked.values()} - {evidence.pipeline}:
+        raise BadInput(Problem(what="runs of different pipelines cannot share an environment", got=", ".join(sorted(others))))
+    variants = tuple(_variant(a, looked[a.run].evidence) for a in asked)
+    if wrong := wrong_shares(variants):
+        raise BadInput(Problem(what=wrong, where="variants"))
+    entries = _of_pipeline(desk.ledger.read(), evidence.pipeline)
+    if (serving := ledger.serving(entries)) and serving[-1].variants == variants and _still_there(desk, serving[-1]):
+        return Promoted(entry=serving[-1], unchanged=True, healed=healed)
+    counted = tuple(sorted({sha for x in looked.values() for sha in x.judgement.counted}))
+    wish = _Wish(kind=Kind.PROMOTION, pipeline=evidence.pipeline, variants=variants, approvals=counted, reason=reason)
+    begun = _begin(desk, wish)
+    return Promoted(entry=_carry_out(desk, begun), healed=healed)
+
+
+def rollback(desk: Desk, pipeline: str, *, reason: str) -> Promoted:
+    """Go back to what served before, verified anew. Its approvals were judged when it was released, and stand in that release."""
+    healed = heal(desk)
+    serving = ledger.serving(_of_pipeline(desk.ledger.read(), pipeline))
+    if len(serving) < 2:  # noqa: PLR2004  # what serves, and something before it
+        got = f"{len(serving)} release{'s' if len(serving) != 1 else ''} of {pipeline} that came to serve"
+        raise BadInput(Problem(what="there is nothing to go back to", where=desk.environment, got=got))
+    target = serving[-2].begun
+    for v in target.variants:
+        _still_sound(desk, v)
+    wish = _Wish(kind=Kind.ROLLBACK, pipeline=pipeline, variants=target.variants, approvals=target.approvals, reason=reason)
+    begun = _begin(desk, wish)
+    return Promoted(entry=_carry_out(desk, begun), healed=healed)
+
+
+def heal(desk: Desk) -> str:
+    """Put right what a release left that died on its way; what was done, in words. `Temporary` where it may be alive."""
+    entries = desk.ledger.read()
+    if not entries or entries[-1].ended is not None:
+        return ""
+    left = entries[-1]
+    if why := _may_be_alive(desk, left.begun):
+        raise Temporary(
+            Problem(what=f"release {left.sequence} is on its way: {why}", where=desk.environment),
+            hint="wait for it; one that died is put right by whoever asks after its time",
+        )
+    deployer = desk.deployer(left.begun.pipeline)
+    said = deployer.heal()
+    there = deployer.installed()
+    arrived = there is not None and there.release == left.sha256
+    words = f"its process died{f'; {said}' if said else ''}; {'it serves' if arrived else 'it does not serve'}"
+    state = State.DONE if arrived else State.FAILED
+    _end(desk, left, state, words, there.deployed if there and arrived else None)
+    return f"release {left.sequence} was interrupted: {words}"
+
+
+def release_file(entry: Entry) -> dict[str, Any]:
+    """What a server is told: which runs it serves, by digest, and by which release."""
+    b = entry.begun
+    variants = [{"name": v.name, "run": v.run, "root": v.root, "model": v.model, "share": v.share, "shadow": v.shadow} for v in b.variants]
+    release = {"environment": b.environment, "sequence": b.sequence, "sha256": entry.sha256}
+    return {"release": release, "pipeline": b.pipeline, "variants": variants}
+
+
+def only_pipeline(desk: Desk) -> str:
+    """The pipeline whose server an environment has; `BadInput` where it has several, or none."""
+    served = sorted({e.begun.pipeline for e in desk.ledger.read() if e.done})
+    if len(served) != 1:
+        expected = f"one of {', '.join(served)}" if served else "an environment that served something"
+        raise BadInput(Problem(what="which pipeline's server?", where=desk.environment, expected=expected))
+    return served[0]
+
+
+def holder_here() -> str:
+    """This process, for whoever wonders later whether it is still at it. In a workflow: the workflow, whose pods may be many."""
+    workflow = os.environ.get("COUNTERSIGN_WORKFLOW")
+    return f"workflow {workflow}" if workflow else f"{platform.node()} process {os.getpid()}"
+
+
+def asked_of(run: str, challenger: str | None, share: float) -> list[Asked]:
+    """One run, or two that share the decisions; with share 0 the second looks on."""
+    if challenger is None:
+        if share:
+            raise BadInput("a share without a challenger", hint="--challenger RUN")
+        return [Asked(run=run)]
+    if not 0 <= share <= MOST:
+        raise BadInput(Problem(what="not a challenger's share", expected=f"0 to {MOST}", got=f"{share:g}"))
+    return [Asked(run=run, share=1.0 - share), Asked(run=challenger, name=CHALLENGER, share=share, shadow=share == 0)]
+
+
+def refuse_for_good(desk: Desk, asked: Sequence[Asked]) -> None:
+    """Raise where no approval would let these runs in: then nobody need be waited for."""
+    looked = {a.run: look(desk, a.run) for a in asked}
+    if any(not (x.judgement.allowed or x.judgement.waiting) for x in looked.values()):
+        refuse(desk.environment, looked)
+
+
+def refuse(environment: str, looked: Mapping[str, Looked]) -> None:
+    """Raise where a run may not come: `NotVerified` for what is not what it says, `GateRefused` for all else."""
+    problems = [Problem(what=why, where=f"{run} for {environment}") for run, x in looked.items() for why in x.judgement.reasons]
+    if any(x.evidence.findings for x in looked.values()):
+        raise NotVerified(*problems)
+    if problems:
+        waiting = all(x.judgement.waiting or x.judgement.allowed for x in looked.values())
+        run = next(r for r, x in looked.items() if not x.judgement.allowed)
+        hint = f"whoever may approve types: countersign approve {run} --env {environment}" if waiting else "nothing was changed"
+        raise GateRefused(*problems, hint=hint)
+
+
+def _variant(asked: Asked, evidence: Evidence) -> Variant:
+    return Variant(name=asked.name, run=evidence.run, root=evidence.root, model=str(evidence.model), share=asked.share, shadow=asked.shadow)
+
+
+def _of_pipeline(entries: Sequence[Entry], pipeline: str) -> list[Entry]:
+    return [e for e in entries if e.begun.pipeline == pipeline]
+
+
+def _still_there(desk: Desk, serving: Entry) -> bool:
+    """Whether the installation serves what the ledger says; somebody may have changed or removed it by hand."""
+    if desk.policy.deploy.value == "nothing":
+        return True
+    there = desk.deployer(serving.begun.pipeline).installed()
+    return there is not None and there.release == serving.sha256
+
+
+def _still_sound(desk: Desk, variant: Variant) -> None:
+    """A rollback asks for no new consent, and for every proof."""
+    evidence = found_evidence(desk.store, desk.policy, variant.run)
+    problems = [Problem(what=str(f), where=variant.run) for f in evidence.findings]
+    if (evidence.root, evidence.model) != (variant.root, variant.model):
+        problems.append(Problem(what="the run is not what it was when it was released", where=variant.run))
+    problems += [
+        Problem(what=f"its signer's key is revoked: {why}", where=variant.run)
+        for key in evidence.signers
+        if (why := desk.policies.why_revoked(key, evidence.sealed))
+    ]
+    if problems:
+        raise NotVerified(*problems, hint="promote a run that verifies")
+
+
+def _served_before(desk: Desk, root: str) -> bool:
+    before = desk.policy.after.value
+    return bool(before) and ledger.served(Ledger(desk.store, desk.policies, str(before)).read(), root)
+
+
+def _begin(desk: Desk, wish: _Wish) -> Entry:
+    entries = desk.ledger.read()
+    if entries and entries[-1].ended is None:
+        raise Temporary(Problem(what=f"release {entries[-1].sequence} began in the meantime", where=desk.environment))
+    wanted = Release(
+        environment=desk.environment,
+        sequence=len(entries) + 1,
+        state=State.BEGUN,
+        previous=entries[-1].end_sha256 if entries else None,
+        kind=wish.kind,
+        pipeline=wish.pipeline,
+        variants=wish.variants,
+        approvals=wish.approvals,
+        policy=desk.policies.digest_of(desk.environment),
+        by=desk.signer.keyid,
+        holder=desk.holder,
+        at=desk.clock(),
+        reason=wish.reason,
+    )
+    return desk.ledger.take(wanted, desk.signer)
+
+
+def _carry_out(desk: Desk, entry: Entry) -> Entry:
+    """Bring a begun release to serve, and say what came of it. What kills this process leaves it to `heal`."""
+    values = {
+        **desk.base,
+        "pipeline": entry.begun.pipeline,
+        "release": canonical.encode(release_file(entry)).decode(),
+        "rollback": entry.begun.kind is Kind.ROLLBACK,
+    }
+    try:
+        deployed = desk.deployer(entry.begun.pipeline).deploy(values)
+    except NotServed as error:
+        _end(desk, entry, error.state, error.why, error.deployed)
+        raise
+    except CountersignError as error:
+        if not isinstance(error, Temporary):  # else: what is on its way may arrive; whoever tries again finds out
+            _end(desk, entry, State.FAILED, "; ".join(str(p) for p in error.problems))
+        raise
+    return _end(desk, entry, State.DONE, entry.begun.reason, deployed)
+
+
+def _end(desk: Desk, entry: Entry, state: State, reason: str, deployed: Any = None) -> Entry:
+    words = "".join(c if c.isprintable() else " " for c in reason)[:1000]
+    ended = Release(
+        **{
+            **{f: getattr(entry.begun, f) for f in Release.__slots__},
+            "state": state,
+            "previous": entry.sha256,
+            "by": desk.signer.keyid,
+            "holder": desk.holder,
+            "at": max(desk.clock(), entry.begun.at),
+            "reason": words,
+            "deployed": deployed,
+        }
+    )
+    return desk.ledger.end(entry, ended, desk.signer)
+
+
+def _may_be_alive(desk: Desk, begun: Release) -> str:
+    """Why whoever began a release may still be at it; empty where it is dead, or is this process itself, started again."""
+    if begun.holder == desk.holder:
+        return ""
+    host, _, process = begun.holder.rpartition(" process ")
+    if host == platform.node() and process.isdecimal() and not _runs(int(process)):
+        return ""
+    until = datetime.fromisoformat(begun.at) + timedelta(minutes=desk.policy.longest_minutes.value)
+    return "" if desk.now >= until else f"{begun.holder} began it at {begun.at} and has time until {until:%H:%M:%S} UTC"
+
+
+def _runs(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True

@@ -1,0 +1,45 @@
+"""Asking the promoter of an environment: a workflow, for whoever may not release with their own hands.
+
+Nothing that is asked is believed there; that it is looked at here before saves a wait, and nothing else.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Mapping
+
+from workflows.cluster.interface import ENVIRONMENT, Phase, Submission, Submitted, Workflows
+from workflows.errors import BadInput, Problem
+from workflows.prove import canonical, digest
+
+PROMOTE, ROLLBACK = "promote", "rollback"
+
+
+def submit(workflows: Workflows, template: str, environment: str, arguments: Mapping[str, str]) -> Submitted:
+    """Make the workflow; where one of the same is on its way, it is that one."""
+    if workflows.template(template) is None:
+        raise BadInput(
+            Problem(what=f"no WorkflowTemplate {template}", where=workflows.place),
+            hint="an administrator installs it: kubectl apply --server-side -k infra/argo/overlays/ENVIRONMENT",
+        )
+    given = {k: v for k, v in arguments.items() if v}
+    same = digest.tagged("ask-promoter", template, environment, canonical.encode(given))[:12]
+    for n in itertools.count(1):
+        name = f"{template}-{same}-{n}"
+        there = workflows.get(name)
+        if there is not None and not there.phase.ended:
+            return Submitted(name=name, created=False, phase=there.phase)
+        if there is None and workflows.submit(_submission(name, template, environment, given)):
+            return Submitted(name=name, created=True, phase=Phase.PENDING)
+    raise AssertionError  # a count never ends
+
+
+def _submission(name: str, template: str, environment: str, given: Mapping[str, str]) -> Submission:
+    title = f"{template} {given.get('run') or given.get('pipeline', '')} in {environment}"
+    return Submission(
+        name=name,
+        template=template,
+        arguments=given,
+        labels={ENVIRONMENT: environment},
+        annotations={"workflows.argoproj.io/title": title},
+    )

@@ -1,0 +1,145 @@
+"""Everything but decisions: the Open Inference Protocol, health, the contract, and the description of all of it."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+from fastapi import FastAPI
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+
+from workflows.serve import openapi, protocol
+from workflows.serve.contract import BadApplication
+from workflows.serve.decide import Undecidable
+from workflows.serve.front import DECISIONS, Refused, State
+from workflows.serve.log import NotKept
+from workflows.serve.protocol import Inference
+from workflows.serve.service import Service
+
+VERSION = "1"
+
+
+def make(state: State) -> FastAPI:
+    """The framework's application. Decisions are described here and answered by `front`."""
+    app = FastAPI(
+        title="Countersign model server", version=VERSION, description="Decisions with reasons, each in a log that can be verified."
+    )
+    _describe(app, state)
+    _refusals(app)
+    _health(app, state)
+    _models(app, state)
+
+    @app.get("/v1/contract", summary="What may be asked, with units and bounds")
+    async def contract() -> dict[str, Any]:
+        return dict(next(iter(_service(state).served.values())).report)
+
+    return app
+
+
+def _service(state: State) -> Service:
+    if state.service is None:
+        raise Refused(503, "not ready", "; ".join(state.problems), retry=1)
+    return state.service
+
+
+def _describe(app: FastAPI, state: State) -> None:
+    """The framework's own description, with decisions as the contract has them; made anew, as models are loaded later."""
+    own = app.openapi
+
+    def described() -> dict[str, Any]:
+        app.openapi_schema = None
+        served = next(iter(state.service.served.values())) if state.service else None
+        schema = own()
+        schema["paths"] = {DECISIONS: openapi.decisions(served.model.contract if served else None), **schema["paths"]}
+        return schema
+
+    app.openapi = described  # type: ignore[method-assign]  # as FastAPI's own documentation does it
+
+
+def _refusals(app: FastAPI) -> None:
+    def problem(refused: Refused) -> JSONResponse:
+        import json
+
+        headers = {"retry-after": str(refused.retry)} if refused.retry is not None else None
+        return JSONResponse(json.loads(refused.body), refused.status, headers, "application/problem+json")
+
+    @app.exception_handler(Refused)
+    async def refused(_request: Request, error: Refused) -> JSONResponse:
+        return problem(error)
+
+    @app.exception_handler(HTTPException)
+    async def no_route(_request: Request, error: HTTPException) -> JSONResponse:
+        return problem(Refused(error.status_code, str(error.detail), "GET /docs lists what there is"))
+
+    @app.exception_handler(RequestValidationError)
+    async def invalid(_request: Request, error: RequestValidationError) -> JSONResponse:
+        problems = [
+            {"where": ".".join(map(str, e["loc"]))[:200], "what": e["msg"], "expected": "", "got": ""} for e in error.errors()[:100]
+        ]
+        return problem(Refused(422, "not a request of this protocol", "see problems", problems=problems))
+
+
+def _health(app: FastAPI, state: State) -> None:
+    @app.get("/v2/health/live", summary="The process answers")
+    async def live() -> dict[str, bool]:
+        return {"live": True}
+
+    @app.get("/v2/health/ready", summary="Decisions are taken; else why not")
+    async def ready() -> JSONResponse:
+        why = state.problems
+        return JSONResponse({"ready": not why, **({"why": why} if why else {})}, 503 if why else 200)
+
+    @app.get("/v2", summary="The server")
+    async def server() -> dict[str, Any]:
+        return {"name": "countersign", "version": VERSION, "extensions": []}
+
+
+def _models(app: FastAPI, state: State) -> None:
+    def known(name: str, version: str | None) -> Service:
+        service = _service(state)
+        if name != service.release.pipeline or version not in {None, str(service.release.sequence)}:
+            raise Refused(404, "no such model", f"{service.release.pipeline}, version {service.release.sequence}")
+        return service
+
+    @app.get("/v2/models/{name}", summary="Tensors of a model")
+    @app.get("/v2/models/{name}/versions/{version}", summary="Tensors of a model")
+    async def model(name: str, version: str | None = None) -> dict[str, Any]:
+        service = known(name, version)
+        contract = next(iter(service.served.values())).model.contract
+        return protocol.metadata(name, [str(service.release.sequence)], contract)
+
+    @app.get("/v2/models/{name}/ready", summary="A model decides")
+    @app.get("/v2/models/{name}/versions/{version}/ready", summary="A model decides")
+    async def ready(name: str, version: str | None = None) -> JSONResponse:
+        known(name, version)
+        why = state.problems
+        return JSONResponse({"ready": not why}, 503 if why else 200)
+
+    @app.post("/v2/models/{name}/infer", summary="Decide on a row of tensors each")
+    @app.post("/v2/models/{name}/versions/{version}/infer", summary="Decide on a row of tensors each")
+    async def infer(name: str, asked: Inference, version: str | None = None) -> JSONResponse:
+        service = known(name, version)
+        if state.draining:
+            raise Refused(503, "not ready", "; ".join(state.problems), retry=1)
+        answers = await _decided(service, asked)
+        return JSONResponse(protocol.answered(asked, name, str(service.release.sequence), answers))
+
+
+async def _decided(service: Service, asked: Inference) -> list[Any]:
+    """All rows, or none: each is checked before any is decided."""
+    contract = next(iter(service.served.values())).model.contract
+    try:
+        rows = protocol.applications(asked, contract)
+        for row in rows:
+            contract.check(row)
+        return await asyncio.gather(*(service.decide(row) for row in rows))
+    except BadApplication as error:
+        service.metrics.problems.labels(error.problems[0].what).inc()
+        raise Refused(422, "the request cannot be decided", "see problems", problems=[p.to_json() for p in error.problems]) from None
+    except NotKept:
+        raise Refused(503, "not decided", "the decision log cannot be written", retry=1) from None
+    except Undecidable as error:
+        raise Refused(500, "no decision", str(error)) from None

@@ -1,0 +1,256 @@
+"""The decision log on a disk: lines appended and made durable, files signed when they are full, and what a crash left mended.
+
+| file | what |
+|---|---|
+| `chain.json` | the chain's id, environment and pipeline |
+| `000000000001.jsonl` | lines, named by the number of the first |
+| `000000000001.batch` | the signed statement about that file; without one, it is being written |
+| `000000000001.sent` | empty: file and statement are in the store |
+| `000000000001.torn-<offset>` | what a crash left of lines that nobody was answered for |
+
+One process at a time; its methods are called by one thread at a time.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import hashlib
+import os
+import secrets
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from workflows.errors import BadInput, NotVerified, Problem, Temporary
+from workflows.prove import canonical
+from workflows.prove.signature import BadSignature, Keyring, Signer
+from workflows.run import files
+from workflows.serve import chain as chains
+from workflows.serve.chain import Batch, Broken, Head, NotABatch
+
+LINES, SIGNED, SENT = ".jsonl", ".batch", ".sent"
+NEVER = 2**44  # milliseconds since 1970, later than any decision
+PROBE = 64 * 1024  # bytes that must find room before a full disk counts as mended
+ASIDE = "keep the folder for whoever looks into it, and start with an empty one: that begins a new chain"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Owner:
+    """Whose log it is, who signs it, and whose signatures count when it is taken up again."""
+
+    environment: str
+    pipeline: str
+    signer: Signer
+    keys: Keyring
+    now: Callable[[], str]
+    """The time, as RFC 3339 has it."""
+
+
+class Disk:
+    """One chain in a folder. Making it mends what a crash left, or raises `NotVerified` where more than that is wrong."""
+
+    def __init__(self, folder: Path, owner: Owner) -> None:
+        self.folder, self._owner = folder, owner
+        self._lock = _locked(folder)
+        self.chain = _identity(folder, owner)
+        self._before: str | None = None
+        self.head = chains.start(self.chain)
+        self.torn = 0
+        """Bytes of unfinished lines that the last crash left."""
+        self._handle = -1
+        self._first, self._previous = 1, self.head.sha256
+        self._size, self._begun, self._ended, self._unclean = 0, NEVER, 0, False
+        self._settled()
+        self._begin()
+        self._recover()
+
+    @property
+    def waiting(self) -> int:
+        """Lines that no statement covers yet."""
+        return self.head.number - self._first + 1
+
+    def append(self, records: Sequence[tuple[bytes, int]]) -> list[Head]:
+        """Add a line for each body and its decision's time, all durable on return, and say where each stands.
+
+        On an OSError none of them stands, and the next call may work.
+        """
+        data, heads, head = bytearray(), [], self.head
+        for body, _ in records:
+            text, head = chains.line(body, self.chain, head)
+            heads.append(head)
+            data += text + b"\n"
+        self._write(data)
+        self._count(data, head, [at for _, at in records])
+        return heads
+
+    def seal(self, *, recovered: bool = False) -> Batch | None:
+        """Sign what was written since the last time; None where that is nothing."""
+        if not self.waiting:
+            return None
+        batch = Batch(
+            chain=self.chain,
+            environment=self._owner.environment,
+            pipeline=self._owner.pipeline,
+            first=self._first,
+            last=self.head.number,
+            previous=self._previous,
+            head=self.head.sha256,
+            before=self._before,
+            sha256=self._sha.hexdigest(),
+            md5=self._md5.hexdigest(),
+            size=self._size,
+            begun=self._begun,
+            ended=self._ended,
+            recovered=recovered,
+            at=self._owner.now(),
+        )
+        envelope = self._owner.signer.sign(chains.encode(batch))
+        files.write(self.folder / f"{batch.name}{SIGNED}", envelope)
+        self._before = hashlib.sha256(envelope).hexdigest()
+        os.close(self._handle)
+        self._begin()
+        return batch
+
+    def probe(self) -> None:
+        """OSError, or `Temporary`, while there is no room for more."""
+        with files.scratch(self.folder) as path, path.open("wb", buffering=0) as file:
+            if file.write(bytes(PROBE)) < PROBE:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            os.fsync(file.fileno())
+
+    def close(self) -> None:
+        """Let the folder go. What was not sealed is sealed by whoever opens it next."""
+        os.close(self._handle)
+        os.close(self._lock)
+
+    def _write(self, data: bytearray) -> None:
+        if self._unclean:
+            os.ftruncate(self._handle, self._size)
+        self._unclean = True
+        view = memoryview(data)
+        try:
+            while view:
+                view = view[os.write(self._handle, view) :]
+            os.fdatasync(self._handle)
+        except OSError:
+            with suppress(OSError):  # else the next write does it
+                os.ftruncate(self._handle, self._size)
+            raise
+        self._unclean = False
+
+    def _count(self, data: bytes | bytearray, head: Head, times: Sequence[int]) -> None:
+        self._size += len(data)
+        self._sha.update(data)
+        self._md5.update(data)
+        self._begun, self._ended = min(self._begun, *times), max(self._ended, *times)
+        self.head = head
+
+    def _begin(self) -> None:
+        """Open the file that the next line goes into."""
+        self._first, self._previous = self.head.number + 1, self.head.sha256
+        self._sha, self._md5 = hashlib.sha256(), hashlib.md5(usedforsecurity=False)
+        self._size, self._begun, self._ended, self._unclean = 0, NEVER, 0, False
+        path = self.folder / f"{self._first:012d}{LINES}"
+        self._handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+        _durable(self.folder)
+
+    def _settled(self) -> None:
+        """Follow the signed batches that lie here; the first may follow one that was sent and cleared away."""
+        for i, path in enumerate(sorted(self.folder.glob(f"*{SIGNED}"))):
+            try:
+                opened = chains.open_batch(path.read_bytes(), self._owner.keys)
+                b = opened.batch
+                if i == 0 and b.first > 1:
+                    self._before, self.head = b.before, Head(number=b.first - 1, sha256=b.previous)
+                if (b.chain, b.name, b.first, b.previous, b.before) != (
+                    self.chain, path.stem, self.head.number + 1, self.head.sha256, self._before
+                ):  # fmt: skip
+                    raise Broken("it does not follow the batch before it")
+                chains.bodies(b, path.with_suffix(LINES).read_bytes())
+            except (BadSignature, NotABatch, Broken, FileNotFoundError) as error:
+                raise NotVerified(Problem(what=f"the decision log is damaged: {error}", where=str(path)), hint=ASIDE) from error
+            self._before, self.head = opened.sha256, Head(number=b.last, sha256=b.head)
+
+    def _recover(self) -> None:
+        """Take up the file that was being written: whole lines stay and are signed; what has no end nobody was answered for."""
+        path = self.folder / f"{self._first:012d}{LINES}"
+        for lines in sorted(self.folder.glob(f"*{LINES}")):
+            if lines != path and not lines.with_suffix(SIGNED).exists():
+                if not lines.with_suffix(SENT).exists():
+                    raise NotVerified(Problem(what="lines that no batch leads to", where=str(lines)), hint=ASIDE)
+                lines.unlink()
+        data = path.read_bytes()
+        whole = data[: data.rfind(b"\n") + 1]
+        if torn := data[len(whole) :]:
+            self.torn = len(torn)
+            files.write(path.with_suffix(f".torn-{len(whole)}"), torn)
+            os.ftruncate(self._handle, len(whole))
+            os.fsync(self._handle)
+        if not whole:
+            return
+        try:
+            found = list(chains.follow(whole.split(b"\n")[:-1], self.chain, self.head))
+        except Broken as error:
+            raise NotVerified(Problem(what=f"the decision log is damaged: {error}", where=str(path)), hint=ASIDE) from error
+        self._count(whole, found[-1][1], [_time_of(body) for body, _ in found])
+        self.seal(recovered=True)
+
+
+def unsent(folder: Path) -> list[Path]:
+    """Statements that are not in the store yet, in order."""
+    return [p for p in sorted(folder.glob(f"*{SIGNED}")) if not p.with_suffix(SENT).exists()]
+
+
+def clear(folder: Path, keep: int) -> None:
+    """Remove what was sent, the oldest first, while more than `keep` bytes lie here. The last batch stays: the next follows it."""
+    sent = [p for p in sorted(folder.glob(f"*{SIGNED}"))[:-1] if p.with_suffix(SENT).exists()]
+    size = sum(p.stat().st_size for p in folder.glob(f"*{LINES}"))
+    for path in sent:
+        if size <= keep:
+            return
+        size -= path.with_suffix(LINES).stat().st_size
+        # In this order: lines without a statement that say they were sent are what an interrupted clearing left.
+        for suffix in (SIGNED, LINES, SENT):
+            path.with_suffix(suffix).unlink(missing_ok=True)
+
+
+def _time_of(body: bytes) -> int:
+    return int(canonical.read(body)["id"].split("-")[1], 16)
+
+
+def _durable(folder: Path) -> None:
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _locked(folder: Path) -> int:
+    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    handle = os.open(folder / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        os.close(handle)
+        raise Temporary(Problem(what="another server writes its decision log here", where=str(folder))) from None
+    return handle
+
+
+def _identity(folder: Path, owner: Owner) -> str:
+    """The chain that lies in the folder; a new one in an empty folder."""
+    path = folder / "chain.json"
+    if not path.exists():
+        said = {"chain": secrets.token_hex(6), "environment": owner.environment, "pipeline": owner.pipeline}
+        files.write(path, canonical.encode(said))
+    try:
+        said = canonical.decode(path.read_bytes())
+        chain, there = said["chain"], (said["environment"], said["pipeline"])
+    except (canonical.NotCanonical, KeyError, TypeError) as error:
+        raise NotVerified(Problem(what=f"cannot be read: {error}", where=str(path)), hint=ASIDE) from error
+    if there != (owner.environment, owner.pipeline) or not chains.CHAIN.fullmatch(chain):
+        expected, got = f"{owner.environment}, {owner.pipeline}", f"{there[0]}, {there[1]}"
+        raise BadInput(Problem(what="a decision log of something else lies here", where=str(path), expected=expected, got=got))
+    return str(chain)

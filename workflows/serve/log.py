@@ -1,0 +1,187 @@
+"""Decisions into the log while requests come in: one write and one sync for all that wait, and answers only after it.
+
+In strict mode a decision is durable before its answer leaves. In batched mode answers do not wait; what waits is bounded,
+and what a crash can lose is what was decided within `FLUSH` seconds.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections import deque
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+from workflows.errors import Temporary
+from workflows.run.logs import structlog
+from workflows.serve.chain import Head
+from workflows.serve.disk import Disk
+
+FLUSH = 0.1  # seconds between two writes in batched mode
+TICK = 0.5
+log = structlog.get_logger()
+
+
+class NotKept(Exception):
+    """The decision could not be made durable, so it must not be answered."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Limits:
+    """When the log signs, and how much may wait in it."""
+
+    strict: bool = True
+    seal_seconds: float = 5.0
+    seal_records: int = 5_000
+    most_waiting: int = 10_000
+    """Decisions, in batched mode; then it takes no more."""
+
+
+@dataclass(kw_only=True, slots=True)
+class _Waiting:
+    body: bytes
+    at: int
+    told: asyncio.Future[Head] | None
+
+
+class DecisionLog:
+    """Belongs to one event loop. A thread of its own does nothing but write, sync and sign."""
+
+    def __init__(self, disk: Disk, limits: Limits) -> None:
+        self.disk, self.limits = disk, limits
+        self.failures = 0
+        self.well = True
+        """False while the disk takes nothing."""
+        self._waiting: list[_Waiting] = []
+        self._turns: deque[tuple[Callable[[], object], Callable[[asyncio.Future[object]], None]]] = deque()
+        self._busy = self._due = False
+        self._sealed_at = time.monotonic()
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="decision-log")
+        self._idle = asyncio.Event()
+        self._idle.set()
+
+    @property
+    def waiting(self) -> int:
+        """Decisions that are not on the disk yet."""
+        return len(self._waiting)
+
+    async def keep(self, body: bytes, at: int) -> Head | None:
+        """Keep a record; where it stands, in strict mode. `NotKept` where it is not to be had."""
+        loop = asyncio.get_running_loop()
+        told = loop.create_future() if self.limits.strict else None
+        if told is None and len(self._waiting) >= self.limits.most_waiting:
+            self.failures += 1
+            raise NotKept(f"{len(self._waiting)} decisions wait to be written")
+        self._waiting.append(_Waiting(body=body, at=at, told=told))
+        if not self._due:
+            self._due = True
+            # Not at once: requests that are read in the same turn of the loop share the write.
+            loop.call_soon(self._next) if told else loop.call_later(FLUSH, self._next)
+        return await told if told else None
+
+    def _next(self) -> None:
+        self._due = False
+        self._pump()
+
+    def _pump(self) -> None:
+        """Begin what waits, unless something goes on: signing before writing, which under load would never leave it a turn."""
+        if self._busy:
+            return
+        if self._turns:
+            self._work(*self._turns.popleft())
+        elif self._waiting and not self._due:
+            taken, self._waiting = self._waiting, []
+            self._work(lambda: self.disk.append([(w.body, w.at) for w in taken]), lambda done: self._written(taken, done))
+
+    def _work(self, do: Callable[[], object], then: Callable[[asyncio.Future[object]], None]) -> None:
+        """One thing in the thread; afterwards, what has come up meanwhile."""
+        self._busy = True
+        self._idle.clear()
+
+        def done(future: asyncio.Future[object]) -> None:
+            self._busy = False
+            try:
+                then(future)
+            finally:
+                self._pump()
+                if not self._busy:
+                    self._idle.set()
+
+        asyncio.get_running_loop().run_in_executor(self._thread, do).add_done_callback(done)
+
+    def _written(self, taken: list[_Waiting], done: asyncio.Future[object]) -> None:
+        error = done.exception()
+        if error is None:
+            self.well = True
+            heads = done.result()
+            for w, head in zip(taken, heads, strict=True):  # type: ignore[call-overload]  # a list of heads
+                if w.told and not w.told.done():
+                    w.told.set_result(head)
+            return
+        for w in taken:
+            if w.told and not w.told.done():
+                w.told.set_exception(NotKept(f"the decision log cannot be written: {error}"))
+        if not self.limits.strict:
+            self._waiting = [*taken, *self._waiting]
+            self._due = True
+            asyncio.get_running_loop().call_later(TICK, self._next)
+        self._failed(error)
+
+    def _failed(self, error: BaseException) -> None:
+        self.failures += 1
+        was, self.well = self.well, False
+        if was:
+            log.error("the decision log cannot be written; decisions are refused", why=str(error))
+
+    async def run(self) -> None:
+        """Sign what is due and see whether a disk that was full takes more, for as long as the server runs."""
+        while True:
+            await asyncio.sleep(TICK)
+            old = time.monotonic() - self._sealed_at >= self.limits.seal_seconds
+            if not self.well:
+                await self._try()
+            elif self.disk.waiting and (old or self.disk.waiting >= self.limits.seal_records):
+                await self.seal()
+
+    async def _try(self) -> None:
+        with contextlib.suppress(OSError, Temporary):
+            await self._in_turn(self.disk.probe)
+            self.well = True
+            log.warning("the decision log can be written again")
+
+    async def seal(self) -> None:
+        """Sign what is on the disk. A full disk puts it off."""
+        try:
+            await self._in_turn(self.disk.seal)
+            self._sealed_at = time.monotonic()
+        except (OSError, Temporary) as error:
+            self._failed(error)
+
+    async def _in_turn(self, do: Callable[[], object]) -> None:
+        told: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+        def then(done: asyncio.Future[object]) -> None:
+            error = done.exception()
+            if told.done():
+                return
+            if error:
+                told.set_exception(error)
+            else:
+                told.set_result(None)
+
+        self._turns.append((do, then))
+        self._pump()
+        await told
+
+    async def close(self) -> None:
+        """Write and sign everything. Called when no more requests come in."""
+        while self._waiting or self._busy or self._turns:
+            self._next()
+            await self._idle.wait()
+            if not self.well:
+                break
+        await self.seal()
+        self._thread.shutdown()
+        self.disk.close()

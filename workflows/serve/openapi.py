@@ -1,0 +1,133 @@
+"""The OpenAPI description of decisions, from the contract that is served: every feature with its unit, bounds and an example."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from workflows.serve.contract import LONGEST_SUBJECT, Contract, Feature
+
+PROBLEM = {
+    "type": "object",
+    "required": ["type", "title", "status", "detail"],
+    "properties": {
+        "type": {"type": "string"},
+        "title": {"type": "string"},
+        "status": {"type": "integer"},
+        "detail": {"type": "string"},
+        "problems": {
+            "type": "array",
+            "items": {"type": "object", "properties": {k: {"type": "string"} for k in ("where", "what", "expected", "got")}},
+        },
+    },
+}
+REFUSALS = {
+    "400": "Malformed JSON",
+    "408": "The request took too long to arrive",
+    "413": "Too large",
+    "415": "Not JSON",
+    "422": "The application cannot be decided; `problems` lists everything to mend",
+    "503": "Overloaded, not ready, or the decision log cannot be written: nothing was decided; try again",
+}
+
+
+def decisions(contract: Contract | None) -> dict[str, Any]:
+    """The path item of `POST /v1/decisions`."""
+    answers = {s: {"description": d, "content": {"application/problem+json": {"schema": PROBLEM}}} for s, d in REFUSALS.items()}
+    given = application(contract) if contract else {"type": "object"}
+    body = {"schema": given, "examples": {"application": {"value": example(contract)}} if contract else {}}
+    return {
+        "post": {
+            "summary": "Decide on an application",
+            "operationId": "decide",
+            "description": "Score, decision and, where it is adverse or `explain` is true, its principal reasons. The decision is in "
+            "the log before it is answered (strict mode); `receipt` is the digest of its line there.",
+            "requestBody": {"required": True, "content": {"application/json": body}},
+            "responses": {
+                "200": {
+                    "description": "The decision",
+                    "content": {"application/json": {"schema": ANSWER, "examples": {"declined": {"value": EXAMPLE}}}},
+                },
+                **answers,
+            },
+        }
+    }
+
+
+def application(contract: Contract) -> dict[str, Any]:
+    """The JSON Schema of an application."""
+    names = [f.name for f in contract.features if not f.may_be_missing]
+    features = {f.name: _feature(f) for f in contract.features}
+    groups = {n: {"type": "string", "enum": sorted(words)} for n, words in sorted(contract.groups.items())}
+    return {
+        "type": "object",
+        "additionalProperties": False,
+        "required": ["subject", "features", *(["groups"] if contract.needs else [])],
+        "properties": {
+            "subject": {
+                "type": "string",
+                "minLength": 1,
+                "maxLength": LONGEST_SUBJECT,
+                "description": "Who it is about, as the caller knows them. The log keeps a keyed token of it, never itself",
+            },
+            "features": {"type": "object", "additionalProperties": False, "required": names, "properties": features},
+            "groups": {"type": "object", "additionalProperties": False, "required": list(contract.needs), "properties": groups},
+            "explain": {"type": "boolean", "default": False, "description": "Reasons are wanted for an approval, too"},
+        },
+    }
+
+
+def _feature(f: Feature) -> dict[str, Any]:
+    said: dict[str, Any] = {"description": f"{f.words} ({f.unit})"}
+    if f.type == "category":
+        kind: dict[str, Any] = {"type": "integer", "enum": sorted(f.codes)}
+    else:
+        kind = {"type": f.type, "minimum": f.lowest, "maximum": f.highest}
+    return said | ({"anyOf": [kind, {"type": "null"}]} if f.may_be_missing else kind)
+
+
+def example(contract: Contract) -> dict[str, Any]:
+    """An application that keeps to every bound, and to the ratios where they can be kept."""
+    values: dict[str, float | int] = {f.name: _middle(f) for f in contract.features}
+    by = {f.name: f for f in contract.features}
+    for r in contract.ratios:
+        values[r.of], values[r.to] = (min(by[n].highest, max(by[n].lowest, 100)) for n in (r.of, r.to))
+        values[r.ratio] = values[r.of] / values[r.to]
+    return {"subject": "applicant-4711", "features": values}
+
+
+def _middle(f: Feature) -> float | int:
+    if f.type == "category":
+        return min(f.codes)
+    low = f.lowest + (f.highest - f.lowest) / 100
+    return round(low) if f.type == "integer" else round(low, 2)
+
+
+ANSWER = {
+    "type": "object",
+    "required": ["id", "at", "decision", "score", "reasons", "variant", "model", "release", "receipt"],
+    "properties": {
+        "id": {"type": "string", "description": "For countersign replay"},
+        "at": {"type": "string", "format": "date-time"},
+        "decision": {"type": "string", "enum": ["approved", "declined"]},
+        "score": {"type": "number", "minimum": 0, "maximum": 1},
+        "reasons": {
+            "type": "array",
+            "items": {"type": "object", "properties": {k: {"type": "string"} for k in ("code", "words", "feature")}},
+        },
+        "variant": {"type": "string"},
+        "model": {"type": "string", "description": "sha256 of the model that decided"},
+        "release": {"type": "object", "properties": {"environment": {"type": "string"}, "sequence": {"type": "integer"}}},
+        "receipt": {"type": ["string", "null"], "description": "Digest of the decision's line in the log; null in batched mode"},
+    },
+}
+EXAMPLE = {
+    "id": "5f0c9a7e2b11-0199ab3c4d5-9f8e7d6c5b4a3921",
+    "at": "2026-11-25T09:30:00.000000+00:00",
+    "decision": "declined",
+    "score": 0.4123,
+    "reasons": [{"code": "H03", "words": "Total obligations too high in relation to income", "feature": "obrat"}],
+    "variant": "champion",
+    "model": "0" * 64,
+    "release": {"environment": "prod", "sequence": 7},
+    "receipt": "f" * 64,
+}

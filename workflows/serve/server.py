@@ -1,0 +1,277 @@
+"""The process: listen at once, verify, then be ready; on SIGTERM say no, finish what goes on, flush the log and go.
+
+| from the environment | what | else |
+|---|---|---|
+| `COUNTERSIGN_STORE` | the store with the runs, which gets the log | needed |
+| `COUNTERSIGN_TRUSTED_KEYS` | folder of public keys (PEM) that may have signed a run | needed |
+| `COUNTERSIGN_SIGNING_KEY_FILE` | the key that signs the log | the key folder's |
+| `COUNTERSIGN_SUBJECT_KEY_FILE` | the key that subjects are hidden by, hexadecimal | the key folder's |
+| `COUNTERSIGN_LOG` | folder of the decision log, this process's own | needed |
+| `COUNTERSIGN_LOG_MODE` | `strict`, or `batched` | `strict` |
+| `COUNTERSIGN_HOST`, `_PORT`, `_METRICS_PORT` | where it listens | `0.0.0.0`, 8080, 9090 |
+| `COUNTERSIGN_DRAIN` | seconds between SIGTERM and no longer listening | 5 |
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+import uvicorn
+from prometheus_client import start_http_server
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+from workflows.errors import BadInput, CountersignError, NotVerified, Problem, Temporary
+from workflows.prove.signature import Keyring, Signer
+from workflows.run import keys
+from workflows.run.logs import structlog
+from workflows.run.pod import TRUSTED
+from workflows.run.store.interface import Store
+from workflows.run.store.open import STORE, open_store
+from workflows.serve import api, loading, shipping
+from workflows.serve.disk import Disk, Owner, clear, unsent
+from workflows.serve.entry import Keeper
+from workflows.serve.front import Bounds, Front, State
+from workflows.serve.log import DecisionLog, Limits
+from workflows.serve.release import Release
+from workflows.serve.service import Service
+from workflows.serve.watch import Metrics
+
+SHIP = 2.0  # seconds between two looks for batches to send
+AGAIN = 10.0  # seconds until a store that was away is asked again
+KEEP = 1024**3  # bytes of sent batches that stay on the disk
+HEADERS = 10.0  # seconds
+MOST_CONNECTIONS = 2048
+log = structlog.get_logger()
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Settings:
+    """What a process is given, checked."""
+
+    release: Release
+    store: Store
+    ring: Keyring
+    signer: Signer
+    keeper: Keeper
+    folder: Path
+    strict: bool
+    host: str
+    port: int
+    metrics_port: int
+    drain: float
+
+
+def settings(release: Release, environment: Mapping[str, str]) -> Settings:
+    """From the environment; `BadInput` names every variable that is missing or cannot be used."""
+    wrong = [Problem(what="not set", where=name) for name in (STORE, TRUSTED, "COUNTERSIGN_LOG") if not environment.get(name)]
+    mode = environment.get("COUNTERSIGN_LOG_MODE", "strict")
+    if mode not in {"strict", "batched"}:
+        wrong.append(Problem(what="unknown mode", where="COUNTERSIGN_LOG_MODE", expected="strict or batched", got=mode))
+    numbers = {"COUNTERSIGN_PORT": "8080", "COUNTERSIGN_METRICS_PORT": "9090", "COUNTERSIGN_DRAIN": "5"}
+    said = {n: environment.get(n, default) for n, default in numbers.items()}
+    wrong += [Problem(what="not a whole number", where=n, got=v) for n, v in said.items() if not (v.isascii() and v.isdigit())]
+    if wrong:
+        raise BadInput(*wrong)
+    signer, _ = keys.signer()
+    return Settings(
+        release=release,
+        store=open_store(Path.cwd(), environment[STORE]),
+        ring=keys.ring_with(signer, tuple(sorted(Path(environment[TRUSTED]).glob("*.pem")))),
+        signer=signer,
+        keeper=Keeper(keys.secret("subject_key", make=False)),
+        folder=Path(environment["COUNTERSIGN_LOG"]),
+        strict=mode == "strict",
+        host=environment.get("COUNTERSIGN_HOST", "0.0.0.0"),  # noqa: S104 - in a pod, that is what reaches it
+        port=int(said["COUNTERSIGN_PORT"]),
+        metrics_port=int(said["COUNTERSIGN_METRICS_PORT"]),
+        drain=float(said["COUNTERSIGN_DRAIN"]),
+    )
+
+
+class _Uvicorn(uvicorn.Server):
+    """Signals are ours: uvicorn would stop listening before anybody knows that this server goes."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+
+class _Protocol(HttpToolsProtocol):
+    """Whoever opens a connection or begins a request, and does not say what is asked within `HEADERS` seconds, is cut off."""
+
+    _late: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn declares it
+        super().connection_made(transport)
+        self._wait()
+
+    def on_message_begin(self) -> None:
+        super().on_message_begin()
+        self._wait()
+
+    def on_headers_complete(self) -> None:
+        self._done()
+        super().on_headers_complete()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._done()
+        super().connection_lost(exc)
+
+    def _wait(self) -> None:
+        self._done()
+        self._late = self.loop.call_later(HEADERS, self.transport.close)
+
+    def _done(self) -> None:
+        if self._late:
+            self._late.cancel()
+            self._late = None
+
+
+class Process:
+    """One model server, from start to end."""
+
+    def __init__(self, given: Settings, bounds: Bounds) -> None:
+        self.given = given
+        self.state = State()
+        self.metrics = Metrics()
+        front = Front(self.state, api.make(self.state), self.metrics, bounds)
+        config = uvicorn.Config(
+            front,
+            host=given.host,
+            port=given.port,
+            loop="uvloop",
+            http=_Protocol,
+            lifespan="off",
+            access_log=False,
+            log_level="warning",
+            server_header=False,
+            timeout_keep_alive=30,
+            timeout_graceful_shutdown=20,
+            limit_concurrency=MOST_CONNECTIONS,
+        )
+        self._server = _Uvicorn(config)
+        self._log: DecisionLog | None = None
+
+    async def run(self) -> int:
+        """Serve until told to stop; the exit code."""
+        stop = asyncio.Event()
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, stop.set)
+        metrics, _ = start_http_server(self.given.metrics_port, self.given.host, self.metrics.registry)
+        serving = asyncio.create_task(self._server.serve())
+        working = asyncio.create_task(self._work())
+        stopped = asyncio.create_task(stop.wait())
+        await asyncio.wait({serving, stopped}, return_when=asyncio.FIRST_COMPLETED)
+        code = 0 if stop.is_set() else 1
+        self.state.draining = True
+        self.metrics.ready.set(0)
+        if stop.is_set():
+            log.info("draining", seconds=self.given.drain)
+            await asyncio.sleep(self.given.drain)  # until nobody is sent here any more
+        self._server.should_exit = True
+        await serving
+        working.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await working
+        await self._finish()
+        metrics.shutdown()
+        return code
+
+    async def _work(self) -> None:
+        """Load, then send the log for as long as the server runs."""
+        while True:
+            if there := await self._loaded():
+                break
+            await asyncio.sleep(AGAIN)
+        async with asyncio.TaskGroup() as group:
+            group.create_task(there.run())
+            group.create_task(self._ship())
+
+    def _open_log(self) -> DecisionLog:
+        g = self.given
+        owner = Owner(environment=g.release.environment, pipeline=g.release.pipeline, signer=g.signer, keys=g.ring, now=_now)
+        return DecisionLog(Disk(g.folder, owner), Limits(strict=g.strict))
+
+    async def _loaded(self) -> DecisionLog | None:
+        """The log, once it and the models are there. Whatever is wrong is said, and looked at again: somebody may mend it."""
+        g, began = self.given, time.perf_counter()
+        try:
+            self._log = self._log or self._open_log()
+            served = await asyncio.to_thread(loading.load, g.release, g.store, g.ring)
+            self.state.service = Service(g.release, served, self._log, g.keeper, self.metrics)
+        except CountersignError as error:
+            self._unready(error)
+            return None
+        self.state.why = []
+        self.metrics.ready.set(1)
+        log.info("ready", release=g.release.sequence, variants=len(served), seconds=round(time.perf_counter() - began, 3))
+        return self._log
+
+    def _unready(self, error: CountersignError) -> None:
+        self.state.why = [str(p) for p in error.problems]
+        log.error("not ready", kind=type(error).__name__, problems=self.state.why, hint=error.hint)
+
+    async def _ship(self) -> None:
+        while True:
+            self._measure()
+            try:
+                await asyncio.to_thread(self._send)
+                self.metrics.log_sent_at.set(time.time())
+            except (Temporary, BadInput, OSError) as error:
+                log.warning("the decision log cannot be sent; it stays on the disk", why=str(error))
+            except NotVerified:
+                log.exception("the decision log on the disk was changed")
+            await asyncio.sleep(SHIP)
+
+    def _send(self) -> None:
+        g = self.given
+        shipping.ship(g.folder, g.store, g.signer, g.ring)
+        clear(g.folder, KEEP)
+
+    def _measure(self) -> None:
+        if self._log:
+            self.metrics.ready.set(0 if self.state.problems else 1)
+            self.metrics.log_waiting.set(self._log.waiting)
+            self.metrics.log_unsigned.set(self._log.disk.waiting)
+            self.metrics.log_unsent.set(len(unsent(self.given.folder)))
+            self.metrics.log_failures.set(self._log.failures)
+            self.metrics.log_records.labels(self._log.disk.chain).set(self._log.disk.head.number)
+
+    async def _finish(self) -> None:
+        """Everything that was answered is signed, and sent if the store is there; else it lies on the disk for the next process."""
+        if self._log is None:
+            return
+        await self._log.close()
+        try:
+            async with asyncio.timeout(10):
+                await asyncio.to_thread(self._send)
+        except (CountersignError, OSError, TimeoutError) as error:
+            log.warning("the end of the decision log is on the disk only", why=str(error))
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="microseconds")
+
+
+def serve(release: Release) -> int:
+    """Run a server in this process."""
+    process = Process(settings(release, os.environ), Bounds())
+    sys.setswitchinterval(0.0005)  # the log's thread holds the interpreter for microseconds, and answers wait for it
+    with asyncio.Runner(loop_factory=_loop) as runner:
+        return runner.run(process.run())
+
+
+def _loop() -> asyncio.AbstractEventLoop:
+    import uvloop
+
+    return uvloop.new_event_loop()
