@@ -17,7 +17,7 @@ from workflows.cli_audit import AsJson, Context, Namespace, StoreUrl, audit, ope
 from workflows.cli_decisions import decisions_app
 from workflows.cli_promote import release
 from workflows.cluster import connect, following, publishing, reconciling, results, submitting
-from workflows.cluster.interface import Progress, Workflows
+from workflows.cluster.interface import Workflows
 from workflows.cluster.places import store_url
 from workflows.compile import dvc_lock, exported
 from workflows.declare import Pipeline
@@ -231,12 +231,8 @@ def reconcile(
 
 def _wait(workflows: Workflows, name: str, declared: Pipeline, store: Store, *, watch: str, created: bool, as_json: bool) -> None:
     """Follow a workflow, say how its run ended, and end as it did."""
-    last: Progress | None = None
     try:
-        with show_cluster.watching(quiet=as_json) as tell:
-            for update in following.follow(workflows, name):
-                tell(update)
-                last = update if isinstance(update, Progress) else last
+        last = show_cluster.followed(workflows, name, quiet=as_json)
     except KeyboardInterrupt:
         raise Temporary(f"interrupted; the workflow {name} goes on", hint=f"go on watching: {watch}") from None
     if last is None:

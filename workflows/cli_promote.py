@@ -11,7 +11,6 @@ import typer
 from workflows import show_cluster, show_releases
 from workflows.cli_audit import AsJson, Context, Namespace, Run, StoreUrl, opened
 from workflows.cluster import connect, following
-from workflows.cluster.interface import Progress
 from workflows.errors import BadInput
 from workflows.promote import approving, ledger, policy, promoting, submitting
 from workflows.promote import champion as appointed
@@ -204,11 +203,7 @@ def _ask_promoter(  # what was typed
         return
     if not as_json:
         show_cluster.started(workflows, done)
-    last: Progress | None = None
-    with show_cluster.watching(quiet=as_json) as tell:
-        for update in following.follow(workflows, done.name):
-            tell(update)
-            last = update if isinstance(update, Progress) else last
+    last = show_cluster.followed(workflows, done.name, quiet=as_json)
     if last and (failure := following.failure_of(last)):
         raise failure
     show_releases.promoted(promoting.Promoted(entry=desk.ledger.read()[-1]), as_json=as_json)

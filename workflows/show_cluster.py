@@ -11,7 +11,7 @@ from rich.console import Console, Group
 from rich.live import Live
 from rich.text import Text
 
-from workflows.cluster.following import Away, TaskState, failed_attempts, tasks_of
+from workflows.cluster.following import Away, TaskState, failed_attempts, follow, tasks_of
 from workflows.cluster.interface import Progress, Submitted, Workflows
 from workflows.cluster.publishing import Data, Packed
 from workflows.cluster.reconciling import Found
@@ -82,6 +82,16 @@ def watching(*, quiet: bool) -> Iterator[Callable[[Progress | Away], None]]:
     else:
         with Live(watched, console=console, refresh_per_second=4, transient=True):
             yield watched.tell
+
+
+def followed(workflows: Workflows, name: str, *, quiet: bool) -> Progress | None:
+    """Tell of a workflow until it has ended, and how it then stands."""
+    last: Progress | None = None
+    with watching(quiet=quiet) as tell:
+        for update in follow(workflows, name):
+            tell(update)
+            last = update if isinstance(update, Progress) else last
+    return last
 
 
 def _line(task: TaskState) -> Text:

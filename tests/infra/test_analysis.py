@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import re
 import shutil
-import socket
 import subprocess
 import threading
 import time
@@ -20,6 +19,7 @@ import yaml
 
 from tests.conftest import lacking
 from tests.infra.test_chart import render
+from tests.s3server import free_port
 
 STABLE, GOOD, BAD, SILENT = "stable", "good", "bad", "silent"
 WINDOW = 10  # seconds
@@ -51,12 +51,6 @@ def exposition(seconds: float) -> str:
         for le, share in (("0.1", 0.0 if slow else 1.0), ("1", 0.5 if slow else 1.0), ("+Inf", 1.0)):
             lines.append(f'countersign_request_seconds_bucket{{{where},le="{le}"}} {share * 20 * seconds}')
     return "\n".join([*lines, ""])
-
-
-def free_port() -> int:
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        return int(s.getsockname()[1])
 
 
 @pytest.fixture(scope="module")

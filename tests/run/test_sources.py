@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
-import socket
 import subprocess
 import tempfile
 from collections.abc import Iterator
@@ -19,6 +18,7 @@ import pytest
 from moto.server import ThreadedMotoServer
 
 from tests.conftest import PEOPLE, SCHEMA, Home, lacking
+from tests.s3server import free_port
 from workflows.declare import Kind, Source
 from workflows.errors import BadInput, Temporary
 from workflows.run.sources import read as sources
@@ -140,13 +140,6 @@ def test_a_run_reads_s3_and_notices_when_the_object_changes(home: Home, aws: dic
 
 
 # --- PostgreSQL
-
-
-def free_port() -> int:
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        port: int = s.getsockname()[1]
-        return port
 
 
 @pytest.fixture(scope="module")

@@ -8,6 +8,7 @@ from workflows.prove import digest
 from workflows.prove.approval import Approval, decode_approval, encode_approval
 from workflows.prove.signature import BadSignature, Keyring, Signer
 from workflows.prove.statement import MAX_STATEMENT, NotAStatement
+from workflows.run import keys
 from workflows.run.store.interface import Store
 
 
@@ -20,7 +21,7 @@ def keep(store: Store, signer: Signer, approval: Approval) -> str:
     """Sign an approval and keep it, its key first; the digest of its envelope."""
     envelope = signer.sign(encode_approval(approval))
     sha = digest.of_bytes(envelope).sha256
-    store.put_document(f"keys/{signer.keyid}.pem", signer.public_pem)
+    keys.publish(store, signer)
     store.put_document(f"{folder(approval.root, approval.environment)}/{sha}", envelope)
     return sha
 

@@ -21,9 +21,7 @@ from workflows.promote.policy import Environment, Floor, Policies, of
 from workflows.prove.approval import Approval
 from workflows.prove.gate import BadVerdict, says
 from workflows.prove.record import Outcome
-
-SKEW = timedelta(seconds=60)
-"""How far the clocks of whoever approves and whoever judges may be apart."""
+from workflows.prove.verify import CLOCK_SKEW
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -182,7 +180,7 @@ def _about_something_else(case: Case, a: Approval) -> Iterator[str]:
 def _out_of_time(case: Case, a: Approval) -> Iterator[str]:
     begins, ends = datetime.fromisoformat(a.at), datetime.fromisoformat(a.expires)
     longest = case.policy.longest_days
-    if begins > case.now + SKEW:
+    if begins > case.now + CLOCK_SKEW:
         yield f"it is from the future: {a.at}"
     if ends <= case.now:
         yield f"it expired at {a.expires}"

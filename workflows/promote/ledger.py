@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from datetime import datetime, timedelta
+from datetime import datetime
 
 from workflows.errors import NotVerified, Problem, Temporary
 from workflows.promote.policy import Policies, of
@@ -23,10 +23,10 @@ from workflows.prove.record import SHA256
 from workflows.prove.release import Kind, Release, State, Variant, decode_release, encode_release
 from workflows.prove.signature import BadSignature, Keyring, Signer
 from workflows.prove.statement import MAX_STATEMENT, NotAStatement
+from workflows.prove.verify import CLOCK_SKEW
 from workflows.run import keys
 from workflows.run.store.interface import Store
 
-SKEW = timedelta(seconds=60)
 BEGUN, ENDED = "begun", "ended"
 
 
@@ -139,31 +139,35 @@ class Ledger:
 
     def take(self, wanted: Release, signer: Signer) -> Entry:
         """Take the number of `wanted`; `Temporary` where somebody else has it now."""
-        envelope = signer.sign(encode_release(wanted))
-        self.store.put_document(f"keys/{signer.keyid}.pem", signer.public_pem)
-        name = f"{self.folder}/{wanted.sequence}/{BEGUN}"
-        if self.store.put_if_absent(name, envelope) != envelope:
+        sha = self._kept(wanted, BEGUN, signer)
+        if sha is None:
             raise Temporary(
                 Problem(
                     what="somebody else changes this environment at this moment", where=f"{self.environment}, release {wanted.sequence}"
                 ),
                 hint="see what they do with: countersign history; then ask again",
             )
-        return Entry(begun=wanted, sha256=digest.of_bytes(envelope).sha256)
+        return Entry(begun=wanted, sha256=sha)
 
     def end(self, entry: Entry, ended: Release, signer: Signer) -> Entry:
         """Say what came of a release; `NotVerified` where somebody else has said it already, and something else."""
-        envelope = signer.sign(encode_release(replace(ended, previous=entry.sha256)))
-        self.store.put_document(f"keys/{signer.keyid}.pem", signer.public_pem)
-        name = f"{self.folder}/{entry.sequence}/{ENDED}"
-        if self.store.put_if_absent(name, envelope) != envelope:
+        ended = replace(ended, previous=entry.sha256)
+        sha = self._kept(ended, ENDED, signer)
+        if sha is None:
             raise NotVerified(
                 Problem(
                     what="somebody else took it for dead, and has said how it ended", where=f"{self.environment}, release {entry.sequence}"
                 ),
                 hint="see what serves now with: countersign history",
             )
-        return replace(entry, ended=replace(ended, previous=entry.sha256), end_sha256=digest.of_bytes(envelope).sha256)
+        return replace(entry, ended=ended, end_sha256=sha)
+
+    def _kept(self, said: Release, when: str, signer: Signer) -> str | None:
+        """Sign it and keep it; the digest of its envelope, or None where somebody else's stands there."""
+        envelope = signer.sign(encode_release(said))
+        keys.publish(self.store, signer)
+        there = self.store.put_if_absent(f"{self.folder}/{said.sequence}/{when}", envelope)
+        return digest.of_bytes(envelope).sha256 if there == envelope else None
 
 
 def serving(entries: Sequence[Entry]) -> tuple[Entry, ...]:
@@ -218,4 +222,4 @@ def _of_both(r: Release) -> tuple[object, ...]:
 
 
 def _earlier(one: str, other: str) -> bool:
-    return datetime.fromisoformat(one) + SKEW < datetime.fromisoformat(other)
+    return datetime.fromisoformat(one) + CLOCK_SKEW < datetime.fromisoformat(other)

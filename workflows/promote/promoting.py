@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import platform
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -311,17 +311,14 @@ def _carry_out(desk: Desk, entry: Entry) -> Entry:
 
 def _end(desk: Desk, entry: Entry, state: State, reason: str, deployed: Any = None) -> Entry:
     words = "".join(c if c.isprintable() else " " for c in reason)[:1000]
-    ended = Release(
-        **{
-            **{f: getattr(entry.begun, f) for f in Release.__slots__},
-            "state": state,
-            "previous": entry.sha256,
-            "by": desk.signer.keyid,
-            "holder": desk.holder,
-            "at": max(desk.clock(), entry.begun.at),
-            "reason": words,
-            "deployed": deployed,
-        }
+    ended = replace(
+        entry.begun,
+        state=state,
+        by=desk.signer.keyid,
+        holder=desk.holder,
+        at=max(desk.clock(), entry.begun.at),
+        reason=words,
+        deployed=deployed,
     )
     return desk.ledger.end(entry, ended, desk.signer)
 

@@ -22,6 +22,7 @@ from workflows.prove.record import (
 )
 from workflows.prove.signature import BadSignature, Keyring, Signer
 from workflows.prove.verify import POINTER, digest_in, last_entries
+from workflows.run.keys import publish
 from workflows.run.store.interface import Store
 from workflows.run.store.parallel import at_once
 
@@ -104,7 +105,7 @@ class Journal:
     def _kept(self, record: Record, signer: Signer) -> Written:
         envelope = signer.sign(encode_record(record))
         sha = digest.of_bytes(envelope).sha256
-        self.store.put_document(f"keys/{signer.keyid}.pem", signer.public_pem)
+        publish(self.store, signer)
         self.store.put_document(f"records/{sha}", envelope)
         return Written(record=record, sha256=sha)
 

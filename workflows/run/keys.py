@@ -87,6 +87,11 @@ def ring(store: Store, extra: tuple[Path, ...] = ()) -> Keyring:
         raise NotVerified(Problem(what=str(error), where=store.place), hint="name the keys that you trust with --key") from None
 
 
+def publish(store: Store, signer: Signer) -> None:
+    """Let whoever reads the store have the public key of what is signed there."""
+    store.put_document(f"keys/{signer.keyid}.pem", signer.public_pem)
+
+
 def given_ring(paths: tuple[Path, ...]) -> Keyring:
     """The public keys that a person named; `BadInput` where one cannot be read."""
     try:

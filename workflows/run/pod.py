@@ -68,7 +68,7 @@ def planned_session(root: Path, pipeline: Pipeline, plan: Plan, store: Store) ->
 
 def trusted_ring(store: Store, signer: Signer) -> Keyring:
     """The keys whose records may be built on: those named by the operator and this machine's own, or else all in the store."""
-    store.put_document(f"keys/{signer.keyid}.pem", signer.public_pem)
+    keys.publish(store, signer)
     folder = os.environ.get(TRUSTED)
     return keys.ring_with(signer, tuple(sorted(Path(folder).glob("*.pem")))) if folder else keys.ring(store)
 

@@ -69,7 +69,7 @@ def make_session(
             file=sys.stderr,
         )
     store = store or local_store(root)
-    store.put_document(f"keys/{signer.keyid}.pem", signer.public_pem)
+    keys.publish(store, signer)
     return Session(root=root, pipeline=pipeline, settings=settings, store=store, signer=signer, ring=keys.ring(store), reuse=reuse_results)
 
 

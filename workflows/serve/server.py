@@ -22,7 +22,6 @@ import sys
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 
 import uvicorn
@@ -34,6 +33,7 @@ from workflows.prove.signature import Keyring, Signer
 from workflows.run import keys
 from workflows.run.logs import structlog
 from workflows.run.pod import TRUSTED
+from workflows.run.session import now
 from workflows.run.store.interface import Store
 from workflows.run.store.open import STORE, open_store
 from workflows.serve import api, loading, shipping
@@ -199,7 +199,7 @@ class Process:
 
     def _open_log(self) -> DecisionLog:
         g = self.given
-        owner = Owner(environment=g.release.environment, pipeline=g.release.pipeline, signer=g.signer, keys=g.ring, now=_now)
+        owner = Owner(environment=g.release.environment, pipeline=g.release.pipeline, signer=g.signer, keys=g.ring, now=now)
         return DecisionLog(Disk(g.folder, owner), Limits(strict=g.strict))
 
     async def _loaded(self) -> DecisionLog | None:
@@ -257,10 +257,6 @@ class Process:
                 await asyncio.to_thread(self._send)
         except (CountersignError, OSError, TimeoutError) as error:
             log.warning("the end of the decision log is on the disk only", why=str(error))
-
-
-def _now() -> str:
-    return datetime.now(UTC).isoformat(timespec="microseconds")
 
 
 def serve(release: Release) -> int:

@@ -11,6 +11,7 @@ from workflows.errors import NotVerified, Problem
 from workflows.prove.digest import Digests
 from workflows.prove.record import Item
 from workflows.prove.signature import Keyring, Signer
+from workflows.run.keys import publish
 from workflows.run.store.interface import Store
 from workflows.serve import chain as chains
 from workflows.serve.chain import Batch, Said
@@ -26,7 +27,7 @@ def ship(folder: Path, store: Store, signer: Signer, keys: Keyring) -> int:
         lines = path.with_suffix(LINES)
         if store.put_content(lines) != Digests(sha256=batch.sha256, md5=batch.md5, size=batch.size):
             raise NotVerified(Problem(what="changed since it was signed", where=str(lines)))
-        store.put_document(f"keys/{signer.keyid}.pem", signer.public_pem)
+        publish(store, signer)
         store.put_document(name_of(batch), envelope)
         store.put_document(_note(batch.environment, batch.chain), f"{batch.head}\n".encode())
         path.with_suffix(SENT).touch()
