@@ -1,143 +1,32 @@
-"""The whole way on a real cluster: a model server by the chart, a canary that analysis lets through, one that it takes back, a rollback.
+"""The way of docs/promotion.md on a real cluster, from gates to production and back, with an application that asks all the while.
 
-Decisions are asked for all the while; none may be lost.
+Two people approve, a canary is let through by its analysis, another is taken back, the release before comes back by one command.
+No request may fail, and every answer must stand in the decision log, once.
 """
 
 from __future__ import annotations
 
-import base64
-import json
 import os
-import threading
-import time
-import urllib.error
-import urllib.request
+import shutil
+from collections import Counter
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Self
 
 import pytest
-from ruamel.yaml import YAML
 
-from tests.cluster.real import Space, kubectl, new_space, store_environment, wait
-from tests.conftest import ROOT, Home, Said, lacking, make_home
-from tests.promote.world import because, environment
+from tests.cluster.bank import LAPTOP, Bank
+from tests.cluster.office import BAD, BETTER, GOOD, Caller, Office
+from tests.cluster.real import kubectl, new_space, toy_in, wait
+from tests.conftest import ROOT, lacking, make_home
 from tests.serve import world as served
-from tests.serve.logs import SIGNER
-from workflows.cluster import publishing
-from workflows.run.store.open import open_store
+from workflows.cluster.interface import Phase
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(1200)]
-WHY = "so that a test can see it"
-NAME = "loan-approval"
-GOOD, BETTER, BAD = "loan-approval-aaaaaaaaaaaa", "loan-approval-bbbbbbbbbbbb", "loan-approval-cccccccccccc"
-
-
-class Caller:
-    """An application that asks for decisions all the time, and notes what it is answered."""
-
-    def __init__(self, url: str) -> None:
-        self.url, self.stop = url, threading.Event()
-        self.answered: list[dict[str, Any]] = []
-        self.failed: list[str] = []
-        self.thread = threading.Thread(target=self._work)
-
-    def __enter__(self) -> Self:
-        self.thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.stop.set()
-        self.thread.join(30)
-
-    def _work(self) -> None:
-        features = [served.FEATURES, served.DECLINED]
-        n = 0
-        while not self.stop.wait(0.05):
-            n += 1
-            body = json.dumps({"subject": f"applicant-{n}", "features": features[n % 2]}).encode()
-            request = urllib.request.Request(f"{self.url}/v1/decisions", data=body, headers={"content-type": "application/json"})  # noqa: S310
-            try:
-                with urllib.request.urlopen(request, timeout=10) as answer:  # noqa: S310
-                    self.answered.append(json.loads(answer.read()))
-            except (OSError, urllib.error.HTTPError) as error:
-                self.failed.append(f"{time.time():.1f} {error}")
-
-
-class Office:
-    """A namespace that counts as staging, three runs in its store, and a promoter at a laptop."""
-
-    def __init__(self, space: Space, home: Home, scratch: Path) -> None:
-        self.space, self.home, self.scratch = space, home, scratch
-        self.env = store_environment(space)
-        with pytest.MonkeyPatch.context() as patch:
-            for key, value in self.env.items():
-                patch.setenv(key, value)
-            self.store = open_store(ROOT, self.env["COUNTERSIGN_STORE"])
-            packed = publishing.pack(ROOT)
-            publishing.put_code(self.store, packed)
-            for run, training in ((GOOD, {}), (BETTER, {"profile": {"seed": 2}}), (BAD, {"threshold": 0.001})):
-                self._keep(scratch, run, training)
-        self.keyid = self.ask("keys", "show", "--json").json["key"]
-        self._configure(packed.code)
-
-    def _keep(self, scratch: Path, run: str, training: dict[str, Any]) -> None:
-        made = served.make(scratch / run, run=run, training=training)
-        for path in sorted(p for p in (made.store.content / "files/md5").rglob("*") if p.is_file()):
-            self.store.put_content(path)
-        for folder in ("records", "runs"):
-            for name, data in made.store.list_documents(folder).items():
-                self.store.put_document(f"{folder}/{name}", data)
-        self.store.put_document(f"keys/{SIGNER.keyid}.pem", SIGNER.public_pem)
-
-    def _configure(self, code: str) -> None:
-        members = {"pipeline": SIGNER.keyid, "promoter": self.keyid}
-        roles = {role: {"because": WHY, "members": [{"key": key, "name": role}]} for role, key in members.items()}
-        staging = environment(
-            namespace=because(self.space.name), deploy=because("helm"), pipelines={"loan_approval": "model"},
-            gates=because(["performance"]), approvals=[], longest_minutes=because(6),
-        )  # fmt: skip
-        YAML().dump({"roles": roles, "environments": {"staging": staging}}, self.scratch / "policy.yaml")
-        settings = self.space.get("configmap", "countersign")["data"]
-        repository, _, digest = settings["image"].partition("@")
-        store = {"url": settings["store"], "endpoint": settings["endpoint"], "region": settings["region"]}
-        analysis = {"window": 30, "interval": 5, "count": 2, "requests": 10, "p99": 2.0, "shift": 0.2}
-        values = {
-            "image": {"repository": repository, "digest": digest}, "code": code, "store": store,
-            "autoscaling": {"enabled": False}, "replicas": 2, "resources": {"requests": {"cpu": "50m", "memory": "256Mi"}},
-            "networkPolicy": {"storePorts": [7070]}, "drain": {"seconds": 3, "grace": 30},
-            "canary": {"enabled": True, "weights": [50], "seconds": 30, "analysis": analysis},
-        }  # fmt: skip
-        YAML().dump(values, self.scratch / "values.yaml")
-        secrets = {
-            "countersign-subject-key": {"subject_key": served.SUBJECT_KEY.hex()},
-            "countersign-server-key": {"signing.pem": (self.home.path.parent / "keys/signing.pem").read_text()},
-        }
-        for name, data in secrets.items():
-            encoded = {k: base64.b64encode(v.encode()).decode() for k, v in data.items()}
-            self._apply({"apiVersion": "v1", "kind": "Secret", "metadata": {"name": name}, "data": encoded})
-        trusted = {"pipeline.pem": SIGNER.public_pem.decode()}
-        self._apply({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "countersign-trusted-keys"}, "data": trusted})
-
-    def _apply(self, o: dict[str, Any]) -> None:
-        self.space.kubectl("apply", "-f", "-", given=json.dumps(o))
-
-    def ask(self, *words: str) -> Said:
-        where = {"COUNTERSIGN_POLICY": str(self.scratch / "policy.yaml"), "COUNTERSIGN_CHART": str(ROOT / "infra/charts/model-server")}
-        return self.home.ask(*words, within=900, **{**self.env, **where})
-
-    def release(self, *words: str) -> Said:
-        return self.ask(*words, "--env", "staging", "--values", str(self.scratch / "values.yaml"), "--json")
-
-    @property
-    def url(self) -> str:
-        return f"http://{self.space.get('service', NAME)['spec']['clusterIP']}"
 
 
 @pytest.fixture(scope="module")
 def office(cluster: None, template: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Office]:
-    import shutil
-
     del cluster
     if not kubectl("get", "crd", "rollouts.argoproj.io", "--ignore-not-found", "-o", "name"):
         lacking("Argo Rollouts: python infra/cluster up --with promotion")
@@ -146,34 +35,76 @@ def office(cluster: None, template: Path, tmp_path_factory: pytest.TempPathFacto
     space = new_space(name)
     scratch = tmp_path_factory.mktemp("office")
     shutil.copytree(template, scratch / "repo")
-    found = Office(space, make_home(scratch / "repo", scratch), scratch)
-    # From a laptop an administrator releases; the label that lets only the promoter's account do so comes with test_promotion.
-    yield found
+    yield Office(Bank(toy=toy_in(space, make_home(scratch / "repo", scratch)), scratch=scratch))
     kubectl("delete", "namespace", name, "--wait=false")
 
 
-def test_a_release_a_canary_a_bad_one_and_back(office: Office) -> None:
-    first = office.release("promote", GOOD, "--reason", "the first")
-    assert first.code == 0, first.err + first.out
-    assert (first.json["sequence"], first.json["state"]) == (1, "done")
-    assert first.json["deployed"]["namespace"] == office.space.name
+def drain(office: Office) -> None:
+    """As a node asks its pods to leave: one by one, and told to wait while too few would be left."""
+    before = wait(lambda: len(p := office.serving_pods()) == 2 and p, "two pods serve", patience=60)
+    assert office.evict(before[0])
+    assert not office.evict(before[1]), "the disruption budget keeps one"
+    wait(lambda: len(office.serving_pods()) == 2 and office.evict(before[1]), "the second may leave", patience=90)
+    wait(lambda: len(p := office.serving_pods()) == 2 and not set(p) & set(before), "others serve", patience=90)
+
+
+def test_from_gates_to_production_and_back(office: Office) -> None:
+    bank = office.bank
+    # Production asks for what served in staging, and for two people.
+    early = bank.ask(LAPTOP, "promote", GOOD, "--env", "prod", "--check", "--json")
+    assert early.code == 3
+    assert "staging" in " ".join(early.json["reasons"])
+    for run in (GOOD, BETTER, BAD):
+        said = bank.ask(LAPTOP, "promote", run, "--env", "staging", "--json")
+        assert said.code == 0, said.err
+    name = bank.promote(GOOD, reason="the first")
+    shown = bank.waiting(name)
+    assert "0 of 1 approvals by validator" in shown["missing"]
+    assert "0 of 1 approvals by owner" in shown["missing"]
+    assert shown["type-this"] == f"countersign approve {GOOD} --env prod"
+    office.approve(GOOD)
+    bank.resume(name)
+    assert bank.toy.ended(name).phase is Phase.SUCCEEDED, bank.message(name)
+    begun = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
     with Caller(office.url) as caller:
         wait(lambda: len(caller.answered) > 20, "decisions are answered", patience=60)
-        second = office.release("promote", BETTER, "--reason", "a canary that shows well")
+        assert {a["decision"] for a in caller.answered} == {"approved", "declined"}
+        office.approve(BETTER)
+        second = office.ask("promote", BETTER, "--reason", "a canary that shows well")
         assert second.code == 0, second.err + second.out
-        bad = office.release("promote", BAD, "--reason", "approves everybody")
-        assert bad.code == 3, bad.err + bad.out
-        assert "the canary was taken back" in " ".join(bad.json["problems"])
-        back = office.release("rollback", "--reason", "the drill")
-        assert back.code == 0, back.err + back.out
-        wait(lambda: caller.answered[-1]["release"]["sequence"] == back.json["sequence"], "what was rolled back to answers", patience=60)
-    assert caller.failed == [], f"{len(caller.failed)} of {len(caller.answered)}: {caller.failed[:5]}"
+        assert (second.json["sequence"], second.json["state"], second.json["deployed"]["namespace"]) == (2, "done", office.space.name)
 
-    history = office.ask("history", "--env", "staging", "--json").json
+        office.approve(BAD)
+        bad = office.ask("promote", BAD, "--reason", "approves everybody")
+        assert bad.code == 3, bad.err + bad.out
+        assert "the canary was taken back" in bad.err + bad.out
+
+        drain(office)
+        back = office.ask("rollback", "--reason", "the drill")
+        assert back.code == 0, back.err + back.out
+        wait(lambda: caller.sequence == back.json["sequence"], "what was rolled back to answers", patience=60)
+    assert caller.failed == [], f"{len(caller.failed)} of {len(caller.answered)}: {caller.failed[:5]}"
+    assert {a["release"]["sequence"] for a in caller.answered} >= {1, 2, 4}
+
+    # Every answer is in the log, once; none is there twice.
+    answered = Counter(a["id"] for a in caller.answered)
+    wait(lambda: not answered - office.logged(), "the log has every decision", patience=90)
+    assert max(answered.values()) == max(office.logged().values()) == 1
+    checked = bank.ask(LAPTOP, "decisions", "--env", "prod", "--json")
+    assert checked.code == 0, checked.err + checked.out
+
+    one = next(a for a in caller.answered if a["release"]["sequence"] == 2 and a["decision"] == "declined")
+    (bank.scratch / "subject").write_text(served.SUBJECT_KEY.hex())
+    again = bank.ask(LAPTOP, "replay", one["id"], "--env", "prod", "--json", COUNTERSIGN_SUBJECT_KEY_FILE=str(bank.scratch / "subject"))
+    assert again.code == 0, again.err + again.out
+    assert again.json["same"] is True
+
+    history = bank.history("prod")
     assert [(r["kind"], r["state"]) for r in history["releases"]] == [
         ("promotion", "done"), ("promotion", "done"), ("promotion", "aborted"), ("rollback", "done"),
     ]  # fmt: skip
     assert history["releases"][-1]["variants"][0]["run"] == GOOD
-    seen = {a["release"]["sequence"] for a in caller.answered}
-    assert seen >= {1, 2, 4}
+    served_then = bank.history("prod", "--at", begun)
+    assert served_then["serving"] == [1]
+    assert sorted(a["name"] for a in served_then["releases"][0]["approved_by"]) == ["owner", "validator"]

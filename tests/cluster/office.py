@@ -1,0 +1,164 @@
+"""Production on a real cluster: an environment's namespace with all its policies, runs in its store, an application that asks."""
+
+from __future__ import annotations
+
+import base64
+import json
+import threading
+import time
+import urllib.error
+import urllib.request
+from collections import Counter
+from typing import Any, Self
+
+import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+from tests.cluster.bank import LAPTOP, Bank
+from tests.cluster.real import kubectl
+from tests.conftest import ROOT
+from tests.promote.world import because, environment
+from tests.serve import world as served
+from tests.serve.logs import SIGNER
+from workflows.cluster import publishing
+from workflows.prove import canonical
+from workflows.prove.signature import Keyring, Signer, private_pem
+from workflows.run.store.open import open_store
+from workflows.serve import chain as chains
+from workflows.serve.shipping import content_of
+
+NAME = "loan-approval"
+GOOD, BETTER, BAD = "loan-approval-aaaaaaaaaaaa", "loan-approval-bbbbbbbbbbbb", "loan-approval-cccccccccccc"
+SERVER = Ed25519PrivateKey.from_private_bytes(bytes(range(100, 132)))
+
+
+class Caller:
+    """An application that asks for decisions all the time, and notes what it is answered."""
+
+    def __init__(self, url: str) -> None:
+        self.url, self.stop = url, threading.Event()
+        self.answered: list[dict[str, Any]] = []
+        self.failed: list[str] = []
+        self.thread = threading.Thread(target=self._work)
+
+    def __enter__(self) -> Self:
+        self.thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop.set()
+        self.thread.join(30)
+
+    def _work(self) -> None:
+        features = [served.FEATURES, served.DECLINED]
+        n = 0
+        while not self.stop.wait(0.05):
+            n += 1
+            body = json.dumps({"subject": f"applicant-{n}", "features": features[n % 2]}).encode()
+            request = urllib.request.Request(f"{self.url}/v1/decisions", data=body, headers={"content-type": "application/json"})  # noqa: S310
+            try:
+                with urllib.request.urlopen(request, timeout=10) as answer:  # noqa: S310
+                    self.answered.append(json.loads(answer.read()))
+            except (OSError, urllib.error.HTTPError) as error:
+                self.failed.append(f"{time.time():.1f} {error}")
+
+    @property
+    def sequence(self) -> int:
+        """The release that answered last."""
+        return int(self.answered[-1]["release"]["sequence"])
+
+
+class Office:
+    """A namespace that counts as production, and three runs in its store."""
+
+    def __init__(self, bank: Bank) -> None:
+        self.bank, self.space = bank, bank.toy.space
+        with pytest.MonkeyPatch.context() as patch:
+            for key, value in bank.toy.env.items():
+                patch.setenv(key, value)
+            self.store = open_store(ROOT, bank.toy.env["COUNTERSIGN_STORE"])
+            packed = publishing.pack(ROOT)
+            publishing.put_code(self.store, packed)
+            for run, training in ((GOOD, {}), (BETTER, {"profile": {"seed": 2}}), (BAD, {"threshold": 0.001})):
+                self._keep(run, training)
+        self._decide()
+        bank.install("prod", self._values(packed.code))
+        self._equip()
+
+    def _keep(self, run: str, training: dict[str, Any]) -> None:
+        made = served.make(self.bank.scratch / run, run=run, training=training)
+        for path in sorted(p for p in (made.store.content / "files/md5").rglob("*") if p.is_file()):
+            self.store.put_content(path)
+        for folder in ("records", "runs"):
+            for name, data in made.store.list_documents(folder).items():
+                self.store.put_document(f"{folder}/{name}", data)
+        for signer in (SIGNER, Signer(SERVER)):
+            self.store.put_document(f"keys/{signer.keyid}.pem", signer.public_pem)
+
+    def _decide(self) -> None:
+        keys = {who: self.bank.key(who) for who in ("promoter", "validator", "owner")}
+        common = {"pipelines": {"loan_approval": "model"}, "gates": because(["performance"])}
+        staging = environment(approvals=[], released_by=because("anyone"), **common)
+        prod = environment(
+            namespace=because(self.space.name), deploy=because("workflow"), after=because("staging"), longest_minutes=because(6), **common
+        )
+        self.bank.decide({"pipeline": SIGNER.keyid, **keys}, {"staging": staging, "prod": prod})
+
+    def _values(self, code: str) -> dict[str, Any]:
+        settings = self.space.get("configmap", "countersign")["data"]
+        repository, _, digest = settings["image"].partition("@")
+        analysis = {"window": 30, "interval": 5, "count": 2, "requests": 10, "p99": 2.0, "shift": 0.2}
+        return {
+            "image": {"repository": repository, "digest": digest}, "code": code,
+            "store": {"url": settings["store"], "endpoint": settings["endpoint"], "region": settings["region"]},
+            "autoscaling": {"enabled": False}, "replicas": 2, "resources": {"requests": {"cpu": "50m", "memory": "256Mi"}},
+            "networkPolicy": {"storePorts": [7070]}, "drain": {"seconds": 3, "grace": 30},
+            "canary": {"enabled": True, "weights": [50], "seconds": 30, "analysis": analysis},
+        }  # fmt: skip
+
+    def _equip(self) -> None:
+        """What an administrator of production adds: keys of the server, keys to trust, registries to take images from."""
+        secrets = {
+            "countersign-subject-key": {"subject_key": served.SUBJECT_KEY.hex()},
+            "countersign-server-key": {"signing.pem": private_pem(SERVER).decode()},
+        }
+        for name, data in secrets.items():
+            self.bank.apply("Secret", name, data={k: base64.b64encode(v.encode()).decode() for k, v in data.items()})
+        self.bank.apply("ConfigMap", "countersign-trusted-keys", data={"pipeline.pem": SIGNER.public_pem.decode()})
+        self.bank.apply("ConfigMap", "countersign-registries", data={"allowed": "localhost/\n"})
+        kubectl("label", "namespace", self.space.name, "countersign/environment=prod", "--overwrite")
+
+    @property
+    def url(self) -> str:
+        return f"http://{self.space.get('service', NAME)['spec']['clusterIP']}"
+
+    def approve(self, run: str) -> None:
+        for who in ("validator", "owner"):
+            said = self.bank.ask(who, "approve", run, "--env", "prod", "--yes", "--json")
+            assert said.code == 0, said.err
+
+    def ask(self, *words: str) -> Any:
+        """The promoter, through whoever may submit to it; to the end."""
+        return self.bank.ask(LAPTOP, *words, "--env", "prod", "--wait", "--json")
+
+    def serving_pods(self) -> list[str]:
+        found = json.loads(self.space.kubectl("get", "pods", "-l", "app.kubernetes.io/name=model-server", "-o", "json"))["items"]
+        ready = [p for p in found if any(c["type"] == "Ready" and c["status"] == "True" for c in p["status"].get("conditions", []))]
+        return sorted(p["metadata"]["name"] for p in ready if "deletionTimestamp" not in p["metadata"])
+
+    def evict(self, pod: str) -> bool:
+        """As a node is drained; whether the disruption budget lets it."""
+        o = {"apiVersion": "policy/v1", "kind": "Eviction", "metadata": {"name": pod, "namespace": self.space.name}}
+        where = f"/api/v1/namespaces/{self.space.name}/pods/{pod}/eviction"
+        return bool(kubectl("create", "--raw", where, "-f", "-", given=json.dumps(o), check=False))
+
+    def logged(self) -> Counter[str]:
+        """The decisions in production's log, as far as it is in the store, by id."""
+        keys = Keyring({Signer(SERVER).keyid: SERVER.public_key()})
+        found: Counter[str] = Counter()
+        for envelope in self.store.list_documents("decisions/prod").values():
+            batch = chains.open_batch(envelope, keys).batch
+            data = content_of(self.store, batch)
+            assert data is not None, batch
+            found.update(canonical.read(body)["id"] for body in chains.bodies(batch, data))
+        return found
