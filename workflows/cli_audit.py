@@ -21,13 +21,13 @@ from workflows.errors import BadInput, NotVerified, Problem
 from workflows.prove.anchor import State, findings
 from workflows.prove.bundle import verify_bundle
 from workflows.prove.compare import Grade
-from workflows.prove.verify import Verification, commits_of
+from workflows.prove.verify import Finding, Verification, commits_of
 from workflows.prove.verify import verify as verify_chain
-from workflows.run import journal, keys, packing
+from workflows.run import journal, keys, packing, workspace
 from workflows.run import reproduce as again
 from workflows.run.comparing import compare_runs
 from workflows.run.reader import StoreReader
-from workflows.run.session import checkout, find_pipeline, local_store, nearest_checkout, pipeline_names
+from workflows.run.session import checkout, find_pipeline, imported_from, local_store, nearest_checkout, pipeline_names
 from workflows.run.store.interface import Store
 from workflows.run.store.open import STORE, open_store
 
@@ -73,8 +73,8 @@ def verify(
 ) -> None:
     """Check a run's records and artifacts.
 
-    Every signature, every rule of the chain, every artifact byte for byte, and every place outside the store where the
-    run's root is noted.
+    Every signature, every rule of the chain, every artifact byte for byte, in the store and in this checkout's
+    artifacts/, and every place outside the store where the run's root is noted.
 
     \b
     countersign verify loan-approval-a58643166e53 --store s3://bank/countersign --key bank.pem
@@ -88,6 +88,7 @@ def verify(
         result = verify_bundle(packing.open_bundle(Path(run)), keys.given_ring(given) if given else None, expected_root=root)
     else:
         result = verify_chain(_found(kept, run, known), StoreReader(kept), keys.ring(kept, given), expected_root=root)
+        result = replace(result, findings=(*result.findings, *_changed_here(result, kept)))
     said = at_hand.verdicts(known, result.run, result.root)
     result = replace(result, findings=(*result.findings, *findings(said, result.root, {a.value for a in require_anchor or ()})))
     trust = "given with --key" if given else f"came with the {came}" if came else "unregistered local key"
@@ -228,6 +229,15 @@ def _lock(checked: Verification, kept: Store, days: int, mode: Mode) -> tuple[st
 def opened(store: str | None) -> Store:
     """A store that is named can be read from anywhere; without a name it is the checkout's own."""
     return open_store(Path.cwd() if store else checkout(), store)
+
+
+def _changed_here(result: Verification, kept: Store) -> tuple[Finding, ...]:
+    """What is wrong with the files that people open, where this is a checkout that runs leave them in."""
+    root = imported_from()
+    if result.seal is None or not Path.cwd().is_relative_to(root):
+        return ()
+    own = local_store(root)
+    return workspace.changed(root, result.seal, lambda item: own.holds(item) or kept.holds(item))
 
 
 def verified(store: Store, run: str, key: list[Path] | None = None) -> Verification:

@@ -72,3 +72,23 @@ def test_the_command_exits_4_and_names_it(ran: Home) -> None:
         assert said.code == 4, said.out
         assert any(n in said.out for n in names_of(path, kept))
     assert ran.ask("verify", "@latest").code == 0
+
+
+def test_the_files_that_people_open_count_too(ran: Home) -> None:
+    """What `run` names as evidence lies under `artifacts/`; the store's copies being whole is no comfort to who reads these."""
+    for path in sorted((ran.path / "artifacts/toy").rglob("*.*")):
+        if path.is_file():
+            kept = flip(path, 0.5, 1)
+            said = ran.ask("verify", "@latest", "--json")
+            path.write_bytes(kept)
+            assert said.code == 4, path
+            assert [f["where"] for f in said.json["findings"]] == [path.relative_to(ran.path).as_posix()]
+    assert ran.ask("verify", "@latest").code == 0
+
+
+def test_files_of_another_run_are_not_taken_for_changed_ones(ran: Home) -> None:
+    first = ran.ask("show", "--json").json["runs"][-1]["run"]
+    assert ran.ask("run", "toy", "--set", "pick.at_least=35", "--json").code == 0
+    assert ran.ask("verify", first).code == 0
+    (ran.path / "artifacts/toy/total.json").unlink()
+    assert ran.ask("verify", first).code == 0
