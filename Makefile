@@ -67,10 +67,9 @@ install: $(VENV)/installed ## the environment, from the locked requirements
 $(VENV)/installed: requirements-dev.lock pyproject.toml
 	@$(PYTHON) -c 'import sys, venv; sys.exit(sys.version_info[:2] != (3, 11))' 2>/dev/null || \
 	  { echo "error: Python 3.11 with venv is needed; on Debian 12: apt-get install python3.11-venv" >&2; exit 2; }
-	@{ /sbin/ldconfig -p 2>/dev/null || ldconfig -p; } | grep -q libgomp.so.1 || \
-	  { echo "error: LightGBM needs OpenMP's library; on Debian 12: apt-get install libgomp1" >&2; exit 2; }
 	@echo "Installing the locked requirements into $(VENV) (a few minutes, once)"
 	@$(PYTHON) -m venv $(VENV)
+	@infra/lock/openmp.sh $(VENV)
 	@$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes -r requirements-dev.lock
 	@$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
 	@touch $@
