@@ -1,4 +1,7 @@
-"""Programs and libraries that know nothing of Countersign accept its envelopes, and refuse them once changed."""
+"""Programs and libraries that know nothing of Countersign accept the envelopes of a real run, and refuse them once changed.
+
+securesystemslib is what Countersign signs with, too; OpenSSL and in-toto's Go library share no code with it.
+"""
 
 from __future__ import annotations
 
@@ -6,9 +9,11 @@ import base64
 import json
 import shutil
 import subprocess
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from google.protobuf.json_format import ParseDict
 from in_toto_attestation.v1.statement import Statement
@@ -16,12 +21,32 @@ from securesystemslib.dsse import Envelope
 from securesystemslib.exceptions import VerificationError
 from securesystemslib.signer import SSlibKey
 
-from tests.conftest import lacking
-from tests.prove.chain import PRIVATE, RUN, build
-from workflows.prove.signature import Signer
+from tests.conftest import lacking, make_home
+from tests.prove.chain import RUN, build
+from workflows.prove.signature import Signer, read_private
 
-CHAIN = build()
-ENVELOPES = {n: d for n, d in CHAIN.documents.items() if n.startswith("records/")}
+
+@dataclass(frozen=True, kw_only=True)
+class Signed:
+    """What a run left: its envelopes, the key that signed them."""
+
+    key: Ed25519PrivateKey
+    envelopes: list[bytes]
+
+    @property
+    def pem(self) -> bytes:
+        return self.key.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
+
+
+@pytest.fixture(scope="module")
+def signed(template: Path, tmp_path_factory: pytest.TempPathFactory) -> Signed:
+    scratch = tmp_path_factory.mktemp("signed")
+    shutil.copytree(template, scratch / "repo")
+    home = make_home(scratch / "repo", scratch)
+    home.run()
+    records = sorted(p for p in (home.path / ".countersign/records").iterdir() if p.is_file())
+    assert len(records) == 5, "of four tasks, and the seal"
+    return Signed(key=read_private((scratch / "keys/signing.pem").read_bytes()), envelopes=[p.read_bytes() for p in records])
 
 
 def changed(data: bytes) -> bytes:
@@ -32,19 +57,30 @@ def changed(data: bytes) -> bytes:
     return json.dumps(envelope).encode()
 
 
-def test_securesystemslib_accepts_every_envelope() -> None:
-    key = SSlibKey.from_crypto(PRIVATE.public_key(), keyid=Signer(PRIVATE).keyid)
-    for data in ENVELOPES.values():
+def test_in_totos_go_library_accepts_every_envelope(signed: Signed, tmp_path: Path) -> None:
+    if not (program := shutil.which("dsse")):
+        lacking("dsse: python infra/cluster programs dsse builds it")
+    (tmp_path / "key.pem").write_bytes(signed.pem)
+    for data in signed.envelopes:
+        for envelope, code in ((data, 0), (changed(data), 4)):
+            said = subprocess.run([program, tmp_path / "key.pem"], input=envelope, capture_output=True, check=False)
+            assert said.returncode == code, said.stderr
+            assert said.stdout == (base64.b64decode(json.loads(data)["payload"]) if code == 0 else b"")
+
+
+def test_securesystemslib_accepts_every_envelope(signed: Signed) -> None:
+    key = SSlibKey.from_crypto(signed.key.public_key(), keyid=Signer(signed.key).keyid)
+    for data in signed.envelopes:
         Envelope.from_dict(json.loads(data)).verify([key], 1)
         with pytest.raises(VerificationError):
             Envelope.from_dict(json.loads(changed(data))).verify([key], 1)
 
 
-def test_openssl_accepts_the_signature(tmp_path: Path) -> None:
+def test_openssl_accepts_the_signature(signed: Signed, tmp_path: Path) -> None:
     if not shutil.which("openssl"):
         lacking("openssl")
-    (tmp_path / "key.pem").write_bytes(PRIVATE.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo))
-    data = next(iter(ENVELOPES.values()))
+    (tmp_path / "key.pem").write_bytes(signed.pem)
+    data = signed.envelopes[0]
     for envelope, code in ((data, 0), (changed(data), 1)):
         e = json.loads(envelope)
         payload, kind = base64.b64decode(e["payload"]), e["payloadType"].encode()
@@ -54,13 +90,13 @@ def test_openssl_accepts_the_signature(tmp_path: Path) -> None:
         assert subprocess.run(words, cwd=tmp_path, capture_output=True, check=False).returncode == code
 
 
-def test_openssl_names_the_key_as_we_do(tmp_path: Path) -> None:
+def test_openssl_names_the_key_as_we_do(signed: Signed, tmp_path: Path) -> None:
     if not shutil.which("openssl"):
         lacking("openssl")
-    (tmp_path / "key.pem").write_bytes(PRIVATE.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo))
+    (tmp_path / "key.pem").write_bytes(signed.pem)
     words = "openssl pkey -pubin -in key.pem -outform der | sha256sum"
     said = subprocess.run(["bash", "-c", words], cwd=tmp_path, capture_output=True, text=True, check=True).stdout
-    assert said.split()[0] == Signer(PRIVATE).keyid
+    assert said.split()[0] == Signer(signed.key).keyid
 
 
 def statement(data: bytes) -> dict[str, object]:
@@ -68,9 +104,9 @@ def statement(data: bytes) -> dict[str, object]:
     return value
 
 
-def test_in_toto_accepts_every_statement() -> None:
+def test_in_toto_accepts_every_statement(signed: Signed) -> None:
     """in-toto's own Python package reads the statement, by its schema, and finds it valid."""
-    for data in ENVELOPES.values():
+    for data in signed.envelopes:
         s = statement(data)
         read = Statement(subjects=[], predicate_type="", predicate={})
         ParseDict(s, read.pb)
@@ -80,7 +116,7 @@ def test_in_toto_accepts_every_statement() -> None:
 
 def test_a_run_of_today_is_the_run_of_tomorrow() -> None:
     """The example run's root is fixed: a change of any format or rule of hashing would show here."""
-    assert CHAIN.root(RUN) == (Path(__file__).parent / "root.txt").read_text().strip()
+    assert build().root(RUN) == (Path(__file__).parent / "root.txt").read_text().strip()
 
 
 def test_a_bundle_of_the_first_version_verifies_forever() -> None:
