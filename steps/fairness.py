@@ -135,7 +135,7 @@ def ratio_report(groups: dict[str, Any], params: FairnessParams) -> Report:
     is a binomial draw.
     """
     if len(groups) < 2 or max(g["selection_rate"] for g in groups.values()) == 0:  # noqa: PLR2004 - a ratio has two ends
-        why = "fewer than two groups are large enough" if len(groups) < 2 else "nobody was approved"  # noqa: PLR2004
+        why = "fewer than two groups are large enough" if len(groups) < 2 else "nobody was approved"  # noqa: PLR2004  # a ratio takes two
         return {"value": None, "low": None, "high": None, "status": "inconclusive", "why": why, "lowest_group": None, "highest_group": None}
     lowest = min(groups, key=lambda name: (groups[name]["selection_rate"], name))
     highest = min(groups, key=lambda name: (-groups[name]["selection_rate"], name))

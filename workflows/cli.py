@@ -375,7 +375,7 @@ def _tell(error: CountersignError, words: list[str]) -> int:
 
 def _let_go_of_stdout() -> None:
     """Let the interpreter, which flushes stdout at its end, find nothing to complain about."""
-    sys.stdout = open(os.devnull, "w")  # noqa: PTH123, SIM115
+    sys.stdout = open(os.devnull, "w")  # noqa: PTH123, SIM115  # stays open until the process ends
 
 
 if __name__ == "__main__":

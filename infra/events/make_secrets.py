@@ -17,6 +17,7 @@ import os
 import secrets
 import subprocess
 import sys
+from collections.abc import Callable
 
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
@@ -31,7 +32,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Make the secrets of infra/events that are not there yet.")
     parser.add_argument("--namespace", default="countersign-events")
     namespace = parser.parse_args().namespace
-    makers = {
+    makers: dict[str, Callable[[], dict[str, bytes]]] = {
         "countersign-github": lambda: {"secret": secrets.token_hex(32).encode()},
         "countersign-gitlab": lambda: {"token": secrets.token_hex(32).encode()},
         BUS: lambda: bus(namespace),

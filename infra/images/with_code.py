@@ -36,9 +36,9 @@ from pathlib import Path, PurePosixPath
 from typing import Any, NoReturn
 
 gc.set_threshold(50_000)  # imports make many objects and leave no garbage; looking for it takes a fifth of their time
-import botocore.session  # noqa: E402
-from botocore import exceptions as boto  # noqa: E402
-from botocore.config import Config  # noqa: E402
+import botocore.session  # noqa: E402  # the line above comes first
+from botocore import exceptions as boto  # noqa: E402  # the line above comes first
+from botocore.config import Config  # noqa: E402  # the line above comes first
 
 CODE = re.compile(r"(?P<sha256>[0-9a-f]{64}):(?P<md5>[0-9a-f]{32}):(?P<size>[0-9]{1,10})")
 COMMIT = re.compile(r"[0-9a-f]{40}([0-9a-f]{24})?")

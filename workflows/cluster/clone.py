@@ -59,7 +59,7 @@ def lay_out(root: Path, commit: str, into: Path) -> None:
 def _git(root: Path, *words: str, env: Mapping[str, str] | None = None) -> str | None:
     try:
         done = subprocess.run(  # noqa: S603  # no shell; what a person named stands behind --verify or after --
-            ["git", "-C", str(root), *words],  # noqa: S607
+            ["git", "-C", str(root), *words],  # noqa: S607  # git as it is on PATH
             capture_output=True, text=True, check=False, env={**os.environ, "GIT_OPTIONAL_LOCKS": "0", **(env or {})},
         )  # fmt: skip
     except FileNotFoundError:

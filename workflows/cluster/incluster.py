@@ -37,7 +37,7 @@ def annotate(annotations: Mapping[str, str], labels: Mapping[str, str]) -> None:
             },
         )
         context = ssl.create_default_context(cafile=str(ACCOUNT / "ca.crt"))
-        with urllib.request.urlopen(request, timeout=TIMEOUT, context=context):  # noqa: S310
+        with urllib.request.urlopen(request, timeout=TIMEOUT, context=context):  # noqa: S310  # https to the API server only
             return
     except urllib.error.HTTPError as error:
         kind = Temporary if error.code >= SERVER_ERROR else BadInput

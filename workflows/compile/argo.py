@@ -289,7 +289,7 @@ def pod(name: str, words: tuple[str, ...], image: str, env: list[Any], setting: 
             *(_key_volume(key) for key, _, _ in keys),
         ],
         "volume_mounts": [
-            m.VolumeMount(name="tmp", mount_path="/tmp"),  # noqa: S108
+            m.VolumeMount(name="tmp", mount_path="/tmp"),  # noqa: S108  # a volume of the pod
             m.VolumeMount(name="work", mount_path=WORKDIR),
             *(m.VolumeMount(name=key, mount_path=f"{KEYS}/{key}", read_only=True) for key, _, _ in keys),
         ],

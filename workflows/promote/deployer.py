@@ -54,5 +54,5 @@ class Nothing:
     def installed(self) -> Installed | None:
         return None
 
-    def deploy(self, values: Mapping[str, Any]) -> Deployed | None:  # noqa: ARG002
+    def deploy(self, values: Mapping[str, Any]) -> Deployed | None:  # noqa: ARG002  # the port asks for it
         return None

@@ -205,7 +205,7 @@ class _Pool:
 def _preload(session: Session) -> None:
     """Import here what most tasks would each import for themselves."""
     if any(p.artifact.kind in {Kind.TABLE, Kind.DATASET} for t in tasks(session.pipeline) for p in t.outputs):
-        import pyarrow.parquet  # noqa: F401
+        import pyarrow.parquet  # noqa: F401  # loaded for the processes that are forked
 
 
 def _error(said: dict[str, object]) -> CountersignError:

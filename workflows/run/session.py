@@ -219,7 +219,7 @@ def pipeline_names(root: Path) -> list[str]:
 def _git(root: Path, *words: str) -> str | None:
     try:
         done = subprocess.run(  # noqa: S603  # fixed words, no shell
-            ["git", "-C", str(root), "-c", "core.quotepath=off", *words],  # noqa: S607
+            ["git", "-C", str(root), "-c", "core.quotepath=off", *words],  # noqa: S607  # git as it is on PATH
             capture_output=True, text=True, check=False, env={**os.environ, "GIT_OPTIONAL_LOCKS": "0"},
         )  # fmt: skip
     except FileNotFoundError:

@@ -271,7 +271,7 @@ async def reply(  # noqa: PLR0913 - one argument a header
     headers = [_PROBLEM if problem else _PLAIN, (b"content-length", str(len(body)).encode())]
     if retry is not None:
         headers.append((b"retry-after", str(retry).encode()))
-    if status == 405:  # noqa: PLR2004
+    if status == 405:  # noqa: PLR2004  # HTTP names it by this number
         headers.append((b"allow", b"POST"))
     if closing:
         headers.append((b"connection", b"close"))

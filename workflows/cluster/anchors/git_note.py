@@ -66,7 +66,7 @@ class GitNotes:
         env = {**os.environ, "GIT_OPTIONAL_LOCKS": "0", "LC_ALL": "C"}
         try:
             return subprocess.run(  # noqa: S603  # no shell; a run's id and a commit have no character that git could take for an option
-                ["git", "-C", str(self.root), *words],  # noqa: S607
+                ["git", "-C", str(self.root), *words],  # noqa: S607  # git as it is on PATH
                 capture_output=True, text=True, errors="replace", check=False, env=env,
             )  # fmt: skip
         except FileNotFoundError:

@@ -53,7 +53,7 @@ def code_of(error: Exception) -> str:
 
 def explained(error: Exception, where: str) -> CountersignError:
     """The error to raise for what happened at `where`: `Temporary` if waiting may help, `BadInput` if not. A defect is raised as it is."""
-    from botocore.exceptions import BotoCoreError, ClientError, ConnectionError, HTTPClientError, IncompleteReadError, SSLError  # noqa: A004
+    from botocore.exceptions import BotoCoreError, ClientError, ConnectionError, HTTPClientError, IncompleteReadError, SSLError  # noqa: A004  # the name that botocore gave it
     from urllib3.exceptions import HTTPError
 
     if isinstance(error, ClientError):
