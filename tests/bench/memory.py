@@ -54,7 +54,8 @@ def contest() -> Contest:
     gib = SIZE / 2**30
     return Contest(
         title="Memory",
-        about=f"One artifact of {gib:.0f} GiB, each time in a process of its own. Peak memory includes Python and its libraries.",
+        about=f"One artifact of {gib:.0f} GiB, each time in a process of its own. Peak memory includes Python and its libraries, and is an "
+        "upper bound: a process begins with the peak of the one that started it, so that less than cp's is not seen.",
         header=("", "peak memory", "seconds"),
         rows=tuple((n, f"{d.peak_mb:.0f} MB", short(d.seconds)) for n, d in measured.items()),
         goals=tuple(
