@@ -9,6 +9,7 @@ import time
 import urllib.error
 import urllib.request
 from collections import Counter
+from collections.abc import Mapping
 from typing import Any, Self
 
 import pytest
@@ -35,8 +36,8 @@ SERVER = Ed25519PrivateKey.from_private_bytes(bytes(range(100, 132)))
 class Caller:
     """An application that asks for decisions all the time, and notes what it is answered."""
 
-    def __init__(self, url: str) -> None:
-        self.url, self.stop = url, threading.Event()
+    def __init__(self, url: str, *, pause: float = 0.05) -> None:
+        self.url, self.pause, self.stop = url, pause, threading.Event()
         self.answered: list[dict[str, Any]] = []
         self.failed: list[str] = []
         self.thread = threading.Thread(target=self._work)
@@ -52,7 +53,7 @@ class Caller:
     def _work(self) -> None:
         features = [served.FEATURES, served.DECLINED]
         n = 0
-        while not self.stop.wait(0.05):
+        while not self.stop.wait(self.pause):
             n += 1
             body = json.dumps({"subject": f"applicant-{n}", "features": features[n % 2]}).encode()
             request = urllib.request.Request(f"{self.url}/v1/decisions", data=body, headers={"content-type": "application/json"})  # noqa: S310
@@ -69,9 +70,15 @@ class Caller:
 
 
 class Office:
-    """A namespace that counts as production, and three runs in its store."""
+    """A namespace that counts as production, and three runs in its store.
 
-    def __init__(self, bank: Bank) -> None:
+    `policed`: with all that the API server refuses there, so that only the promoter's account releases. `prod` and `values` change
+    the policy of the environment and the chart's values.
+    """
+
+    def __init__(
+        self, bank: Bank, *, policed: bool = True, prod: Mapping[str, Any] | None = None, values: Mapping[str, Any] | None = None
+    ) -> None:
         self.bank, self.space = bank, bank.toy.space
         with pytest.MonkeyPatch.context() as patch:
             for key, value in bank.toy.env.items():
@@ -81,9 +88,12 @@ class Office:
             publishing.put_code(self.store, packed)
             for run, training in ((GOOD, {}), (BETTER, {"profile": {"seed": 2}}), (BAD, {"threshold": 0.001})):
                 self._keep(run, training)
-        self._decide()
-        bank.install("prod", self._values(packed.code))
+        self._decide(prod or {})
+        self.values = {**self._values(packed.code), **(values or {})}
+        bank.install("prod", self.values)
         self._equip()
+        if policed:
+            kubectl("label", "namespace", self.space.name, "countersign/environment=prod", "--overwrite")
 
     def _keep(self, run: str, training: dict[str, Any]) -> None:
         made = served.make(self.bank.scratch / run, run=run, training=training)
@@ -95,13 +105,12 @@ class Office:
         for signer in (SIGNER, Signer(SERVER)):
             self.store.put_document(f"keys/{signer.keyid}.pem", signer.public_pem)
 
-    def _decide(self) -> None:
+    def _decide(self, more: Mapping[str, Any]) -> None:
         keys = {who: self.bank.key(who) for who in ("promoter", "validator", "owner")}
         common = {"pipelines": {"loan_approval": "model"}, "gates": because(["performance"])}
         staging = environment(approvals=[], released_by=because("anyone"), **common)
-        prod = environment(
-            namespace=because(self.space.name), deploy=because("workflow"), after=because("staging"), longest_minutes=because(6), **common
-        )
+        usual = {"deploy": because("workflow"), "after": because("staging"), "longest_minutes": because(6)}
+        prod = environment(namespace=because(self.space.name), **{**common, **usual, **more})
         self.bank.decide({"pipeline": SIGNER.keyid, **keys}, {"staging": staging, "prod": prod})
 
     def _values(self, code: str) -> dict[str, Any]:
@@ -126,7 +135,6 @@ class Office:
             self.bank.apply("Secret", name, data={k: base64.b64encode(v.encode()).decode() for k, v in data.items()})
         self.bank.apply("ConfigMap", "countersign-trusted-keys", data={"pipeline.pem": SIGNER.public_pem.decode()})
         self.bank.apply("ConfigMap", "countersign-registries", data={"allowed": "localhost/\n"})
-        kubectl("label", "namespace", self.space.name, "countersign/environment=prod", "--overwrite")
 
     @property
     def url(self) -> str:
