@@ -16,6 +16,7 @@ from workflows.serve.contract import BadApplication
 from workflows.serve.decide import Undecidable
 from workflows.serve.front import DECISIONS, Refused, State
 from workflows.serve.log import NotKept
+from workflows.serve.openapi import refusals
 from workflows.serve.protocol import Inference
 from workflows.serve.service import Service
 
@@ -32,7 +33,7 @@ def make(state: State) -> FastAPI:
     _health(app, state)
     _models(app, state)
 
-    @app.get("/v1/contract", summary="What may be asked, with units and bounds")
+    @app.get("/v1/contract", summary="What may be asked, with units and bounds", responses=refusals("503"))
     async def contract() -> dict[str, Any]:
         return dict(next(iter(_service(state).served.values())).report)
 
@@ -104,22 +105,25 @@ def _models(app: FastAPI, state: State) -> None:
             raise Refused(404, "no such model", f"{service.release.pipeline}, version {service.release.sequence}")
         return service
 
-    @app.get("/v2/models/{name}", summary="Tensors of a model")
-    @app.get("/v2/models/{name}/versions/{version}", summary="Tensors of a model")
+    known_ones = refusals("404", "422", "503")
+    asked_ones = refusals("400", "404", "408", "413", "415", "422", "503")
+
+    @app.get("/v2/models/{name}", summary="Tensors of a model", responses=known_ones)
+    @app.get("/v2/models/{name}/versions/{version}", summary="Tensors of a model", responses=known_ones)
     async def model(name: str, version: str | None = None) -> dict[str, Any]:
         service = known(name, version)
         contract = next(iter(service.served.values())).model.contract
         return protocol.metadata(name, [str(service.release.sequence)], contract)
 
-    @app.get("/v2/models/{name}/ready", summary="A model decides")
-    @app.get("/v2/models/{name}/versions/{version}/ready", summary="A model decides")
+    @app.get("/v2/models/{name}/ready", summary="A model decides", responses=known_ones)
+    @app.get("/v2/models/{name}/versions/{version}/ready", summary="A model decides", responses=known_ones)
     async def ready(name: str, version: str | None = None) -> JSONResponse:
         known(name, version)
         why = state.problems
         return JSONResponse({"ready": not why}, 503 if why else 200)
 
-    @app.post("/v2/models/{name}/infer", summary="Decide on a row of tensors each")
-    @app.post("/v2/models/{name}/versions/{version}/infer", summary="Decide on a row of tensors each")
+    @app.post("/v2/models/{name}/infer", summary="Decide on a row of tensors each", responses=asked_ones)
+    @app.post("/v2/models/{name}/versions/{version}/infer", summary="Decide on a row of tensors each", responses=asked_ones)
     async def infer(name: str, asked: Inference, version: str | None = None) -> JSONResponse:
         service = known(name, version)
         if state.draining:

@@ -22,17 +22,22 @@ PROBLEM = {
 }
 REFUSALS = {
     "400": "Malformed JSON",
+    "404": "No such model, or not in this version",
     "408": "The request took too long to arrive",
     "413": "Too large",
     "415": "Not JSON",
-    "422": "The application cannot be decided; `problems` lists everything to mend",
+    "422": "The request cannot be decided; `problems` lists everything to mend",
     "503": "Overloaded, not ready, or the decision log cannot be written: nothing was decided; try again",
 }
 
 
+def refusals(*statuses: str) -> dict[int | str, dict[str, Any]]:
+    """How requests are sent away, by status."""
+    return {s: {"description": REFUSALS[s], "content": {"application/problem+json": {"schema": PROBLEM}}} for s in statuses}
+
+
 def decisions(contract: Contract | None) -> dict[str, Any]:
     """The path item of `POST /v1/decisions`."""
-    answers = {s: {"description": d, "content": {"application/problem+json": {"schema": PROBLEM}}} for s, d in REFUSALS.items()}
     given = application(contract) if contract else {"type": "object"}
     body = {"schema": given, "examples": {"application": {"value": example(contract)}} if contract else {}}
     return {
@@ -47,7 +52,7 @@ def decisions(contract: Contract | None) -> dict[str, Any]:
                     "description": "The decision",
                     "content": {"application/json": {"schema": ANSWER, "examples": {"declined": {"value": EXAMPLE}}}},
                 },
-                **answers,
+                **refusals(*(s for s in REFUSALS if s != "404")),
             },
         }
     }
