@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
 
@@ -30,13 +31,18 @@ DEV_VALUES = ROOT / "infra/charts/model-server/environments/dev.yaml"
 WORKFLOW_SECRETS = (ROOT / "infra/argo/secrets", "--store", f"{STORE_NAMESPACE}/{STORE_SECRET}")
 EVENT_SECRETS = (sys.executable, ROOT / "infra/events/make_secrets.py")
 STEP_IMAGE = ROOT / "infra/images/build"
+EXECUTOR = re.compile(r"localhost/argoexec:[\w.-]+")
+Pinned = Callable[[str], str]
 NAMESPACE = "countersign"  # of the overlay `local`
 SETTINGS = "countersign"
 
 
-def workflow_phases(kube: Kube, overlay: str, *, secrets: bool = True) -> Iterator[Phase]:
-    """Argo itself, where the overlay has it apart, so that its definitions are known; then the environment and its Secrets."""
-    yield from overlays(kube, WORKFLOWS, f"{overlay}/argo", overlay)
+def workflow_phases(kube: Kube, overlay: str, *, secrets: bool = True, pinned: Pinned = str) -> Iterator[Phase]:
+    """Argo itself, where the overlay has it apart, so that its definitions are known; then the environment and its Secrets.
+
+    `pinned` gives an image's name by digest: Argo's executor runs beside every step, and production admits nothing else.
+    """
+    yield from overlays(kube, WORKFLOWS, f"{overlay}/argo", overlay, pinned=pinned)
     if secrets and WORKFLOW_SECRETS[0].exists():
         yield secrets_phase(kube, "secrets", WORKFLOW_SECRETS)
 
@@ -56,12 +62,12 @@ def promotion_phases(kube: Kube, overlay: str) -> Iterator[Phase]:
     yield from overlays(kube, POLICIES.parent, POLICIES.name)
 
 
-def overlays(kube: Kube, parent: Path, *names: str) -> Iterator[Phase]:
+def overlays(kube: Kube, parent: Path, *names: str, pinned: Pinned = str) -> Iterator[Phase]:
     """Those that the checkout has. Applied at every `up`, as a manifest may have changed; then their deployments are waited for."""
     for folder in (parent / n for n in names):
         if (folder / "kustomization.yaml").exists():
             name = str(folder.relative_to(ROOT / "infra")).replace("/overlays", "")
-            yield Phase(name=name, holds=lambda: False, make=partial(apply, kube, folder), done="applied")
+            yield Phase(name=name, holds=lambda: False, make=partial(apply, kube, folder, pinned), done="applied")
 
 
 def secrets_phase(kube: Kube, name: str, words: tuple[str | Path, ...]) -> Phase:
@@ -69,8 +75,8 @@ def secrets_phase(kube: Kube, name: str, words: tuple[str | Path, ...]) -> Phase
     return Phase(name=name, holds=lambda: False, make=lambda: run(*words, env=env), done="made")
 
 
-def apply(kube: Kube, folder: Path) -> None:
-    manifests = kube.do("kustomize", folder)
+def apply(kube: Kube, folder: Path, pinned: Pinned = str) -> None:
+    manifests = EXECUTOR.sub(lambda found: pinned(found[0]), kube.do("kustomize", folder))
     apply_until_known(kube, manifests)
     wait_for_all(kube, deployments_in(manifests))
 

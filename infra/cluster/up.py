@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 
 from infra.cluster import argo, control_plane, images, loading, network, node, packages, programs, services, upstream
 from infra.cluster.choose import Kind, kind_exists, require_kind
@@ -143,7 +144,8 @@ def install(places: Places, kube: Kube, kind: Kind, wishes: Wishes) -> None:
     overlay = wishes.overlay or "local"
     if kind is Kind.LOCAL:
         carry_out([services.bus_volume_phase(places, kube)])
-    carry_out([*argo.workflow_phases(kube, overlay), *argo.event_phases(kube, overlay)])
+    pinned = partial(loading.by_digest, places) if kind is Kind.LOCAL else str
+    carry_out([*argo.workflow_phases(kube, overlay, pinned=pinned), *argo.event_phases(kube, overlay)])
     if wishes.promotion:
         carry_out([*argo.promotion_phases(kube, overlay)])
     if wishes.step_image and argo.STEP_IMAGE.exists():

@@ -162,7 +162,7 @@ class Toy:
 
 
 def new_space(name: str) -> Space:
-    """A namespace like `countersign`, with its secrets and settings."""
+    """A namespace like `countersign`, with its secrets and settings, and a store of its own."""
     with tempfile.TemporaryDirectory(dir=ROOT / "infra/argo") as folder:
         (Path(folder) / "kustomization.yaml").write_text(
             f"apiVersion: kustomize.config.k8s.io/v1beta1\nkind: Kustomization\nnamespace: {name}\nresources:\n- ../overlays/local\n"
@@ -174,7 +174,8 @@ def new_space(name: str) -> Space:
         found["metadata"] = {"name": secret, "labels": found["metadata"].get("labels", {})}
         space.kubectl("apply", "-f", "-", given=json.dumps(found))
     settings = json.loads(kubectl("-n", SOURCE, "get", "configmap", "countersign", "-o", "json"))["data"]
-    space.patch("configmap", "countersign", {"data": {**settings, "store": f"s3://{_bucket(settings)}/{name}"}})
+    # What tests left in a store before is nothing to these.
+    space.patch("configmap", "countersign", {"data": {**settings, "store": f"s3://{_bucket(settings)}/{name}-{time.time_ns()}"}})
     return space
 
 
