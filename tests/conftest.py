@@ -231,6 +231,12 @@ def with_lineage(home: Home) -> None:
     home.write("params/toy.yaml", SHARED)
 
 
+def with_secret(home: Home) -> None:
+    """Let the first step be given the masking key."""
+    home.write("workflows/toy.py", home.read("workflows/toy.py").replace(b"outputs=(ages,)", b'outputs=(ages,), secrets=("masking_key",)'))
+    home.write("steps/toy.py", home.read("steps/toy.py").replace(b"people: pa.Table, ", b"people: pa.Table, masking_key: bytes, "))
+
+
 def lacking(what: str) -> NoReturn:
     """Leave a test out because of what this machine lacks; where everything is said to be there, that is a failure."""
     if os.environ.get("COUNTERSIGN_TEST_ALL"):

@@ -14,7 +14,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from tests.conftest import HELD, NAMES, PARAMS, Home, make_home
+from tests.conftest import HELD, NAMES, PARAMS, Home, lacking, make_home, with_secret
 
 
 def refused(home: Home, code: int, *parts: str, words: tuple[str, ...] = (), **env: str) -> str:
@@ -280,6 +280,29 @@ def test_malformed_signing_key(home: Home, tmp_path: Path, content: str, message
 
 def test_missing_signing_key_that_was_named(home: Home, tmp_path: Path) -> None:
     refused(home, 2, "cannot read the signing key", COUNTERSIGN_SIGNING_KEY_FILE=str(tmp_path / "none.pem"))
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (None, "masking.key: cannot read the masking_key: No such file or directory"),
+        ("correct horse battery staple", "masking.key: masking_key is not hexadecimal\nhint: make one with: openssl rand -hex 32"),
+        ("", "masking.key: masking_key is too short; expected at least 32 bytes, got 0"),
+        ("ab" * 31, "masking.key: masking_key is too short; expected at least 32 bytes, got 31"),
+    ],
+    ids=["missing", "no hexadecimal", "empty", "too short"],
+)
+def test_masking_key_that_cannot_be_used(home: Home, tmp_path: Path, content: str | None, message: str) -> None:
+    with_secret(home)
+    key = tmp_path / "masking.key"
+    if content is not None:
+        key.write_text(content)
+    err = refused(home, 2, message, COUNTERSIGN_MASKING_KEY_FILE=str(key))
+    assert err.count("error: ") == 1
+    assert not content or content not in err  # a key with a slip in it is nearly the key
+    assert not (home.path / "artifacts").exists()
+    assert not (home.path / ".countersign/records").exists()
+    assert not (Path(home.env["COUNTERSIGN_KEYS"]) / "masking_key").exists()
 
 
 def test_keys_that_cannot_be_made(home: Home, tmp_path: Path) -> None:

@@ -6,7 +6,9 @@ import hashlib
 from pathlib import Path
 from typing import Any
 
-from tests.conftest import Home, git
+import pytest
+
+from tests.conftest import Home, git, with_secret
 
 ELSEWHERE = {"TZ": "Asia/Kathmandu", "LC_ALL": "C", "PYTHONHASHSEED": "77", "OMP_NUM_THREADS": "1"}
 RANDOM = '''
@@ -85,6 +87,30 @@ def test_a_folder_with_something_in_it(home: Home, tmp_path: Path) -> None:
     (tmp_path / "full/mine").write_text("mine")
     refused(home.ask("reproduce", "@latest", "--into", str(tmp_path / "full")), 2, "the folder is not empty")
     assert (tmp_path / "full/mine").read_text() == "mine"
+
+
+@pytest.mark.parametrize(
+    ("key", "message"),
+    [
+        ("cd" * 32, "keys: the masking_key here is not the one that the run used; expected fingerprint "),
+        (None, "masking_key: cannot read the masking_key: No such file or directory"),
+    ],
+    ids=["another", "none"],
+)
+def test_a_run_with_a_key_that_is_not_here(home: Home, tmp_path: Path, key: str | None, message: str) -> None:
+    with_secret(home)
+    git(home.path, "commit", "-qam", "with a secret")
+    home.run(COUNTERSIGN_MASKING_KEY="ab" * 32)
+    before = kept(home)
+    env = {"COUNTERSIGN_KEYS": str(tmp_path / "others")} | ({"COUNTERSIGN_MASKING_KEY": key} if key else {})
+    said = home.ask("reproduce", "@latest", "--into", str(tmp_path / "again"), **env)
+    refused(said, 2, message, "hint: ask its owner for it and set COUNTERSIGN_MASKING_KEY_FILE")
+    assert said.err.count("error: ") == 1
+    assert "abab" not in said.err
+    # Whoever lacks the key is told so before anything is laid out, and no other one is made in its place.
+    assert not (tmp_path / "again").exists()
+    assert not (tmp_path / "others").exists()
+    assert kept(home) == before
 
 
 def test_another_version_of_a_library_is_refused(home: Home) -> None:
