@@ -7,6 +7,7 @@ back to see that nothing was lost.
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import dataclass
 from typing import Any, get_args, get_origin
 
@@ -59,6 +60,7 @@ BESIDE = (
 )
 FOR_PLAN = ("code", "revision", "parameters", "overrides", "scheduled")
 """Workflow parameters that the first task reads beside the steps' own."""
+SURROGATES = re.compile(r"\\ud[89ab][0-9a-f]{2}\\ud[c-f][0-9a-f]{2}")
 BOOTSTRAP = "/opt/countersign/with_code.py"
 KEYS = "/keys"
 CONFIG = "countersign"
@@ -377,7 +379,16 @@ def _choices(annotation: Any) -> list[str] | None:
 
 def written(value: Any) -> str:
     """A parameter's value as text that reads back to the same value."""
-    return value if isinstance(value, str) and _reads_back(value) else json.dumps(value)
+    if isinstance(value, str) and _reads_back(value):
+        return value
+    # It is read as YAML, which knows no pairs of surrogates and wants DEL escaped.
+    text = json.dumps(value).replace("\x7f", "\\u007f")
+    return SURROGATES.sub(_as_one, text)
+
+
+def _as_one(pair: re.Match[str]) -> str:
+    character: str = json.loads(f'"{pair[0]}"')
+    return f"\\U{ord(character):08x}"
 
 
 def _reads_back(text: str) -> bool:
