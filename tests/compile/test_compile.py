@@ -43,7 +43,7 @@ def test_golden(name: str) -> None:
 def both_readers(text: str) -> Any:
     """YAML 1.1 (Kubernetes, Argo) and 1.2 (DVC) must see the same thing."""
     value = YAML(typ="safe", pure=True).load(text)
-    assert yaml11.load(text, Loader=yaml11.CSafeLoader) == value  # noqa: S506 - it is a safe loader
+    assert yaml11.load(text, Loader=yaml11.CSafeLoader) == value
     return value
 
 
@@ -187,7 +187,10 @@ def test_only_what_may_pass_by_itself_is_retried() -> None:
 
 words = st.text(string.ascii_lowercase, min_size=1, max_size=6)
 texts = st.one_of(
-    st.sampled_from([NASTY, "no", "1e3", "0x1f", "", "{{", "}}", "${", "null", "~", "- a", "a: b", " x ", "\U0001f3e6 bank", '"\U0001f3e6', "\x7f"]), st.text(max_size=20)
+    st.sampled_from(
+        [NASTY, "no", "1e3", "0x1f", "", "{{", "}}", "${", "null", "~", "- a", "a: b", " x ", "\U0001f3e6 bank", '"\U0001f3e6', "\x7f"]
+    ),
+    st.text(max_size=20),
 )
 plain = st.one_of(st.booleans(), st.integers(-5, 10**12), st.floats(allow_nan=False, allow_infinity=False), texts)
 values = st.one_of(plain, st.lists(plain, max_size=2), st.dictionaries(words, plain, max_size=2))
@@ -259,12 +262,6 @@ def test_both_back_ends_say_the_same_of_any_declaration(declared: Declared) -> N
         assert template["activeDeadlineSeconds"] == s.resources.timeout
         assert int(template["container"]["resources"]["limits"].get("nvidia.com/gpu", 0)) == s.resources.gpu
         assert ("retryStrategy" in template) == (s.resources.retries > 0)
-
-
-@settings(max_examples=300, deadline=None)
-@given(values)
-def test_any_parameter_reads_back_from_the_text_that_argo_hands_on(value: Any) -> None:
-    assert exact(parse_value(argo.written(value))) == exact(value)
 
 
 @settings(max_examples=100, deadline=None)

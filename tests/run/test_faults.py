@@ -283,7 +283,9 @@ def test_truncated_or_changed_artifact_between_steps(home: Home, damage: str) ->
 
 
 @pytest.mark.parametrize(
-    ("put", "why"), [(Path.mkdir, "Is a directory"), (lambda p: p.symlink_to(p), "Too many levels of symbolic links")], ids=["folder", "loop"]
+    ("put", "why"),
+    [(Path.mkdir, "Is a directory"), (lambda p: p.symlink_to(p), "Too many levels of symbolic links")],
+    ids=["folder", "loop"],
 )
 def test_artifact_between_steps_that_cannot_be_read(home: Home, put: Callable[[Path], None], why: str) -> None:
     """What root could read all the same if only its rights were taken away."""

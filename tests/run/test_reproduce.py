@@ -8,9 +8,11 @@ from typing import Any
 
 import pytest
 
-from tests.conftest import Home, git, with_secret
+from tests.conftest import Home, git, other_locale, with_secret
 
-ELSEWHERE = {"TZ": "Asia/Kathmandu", "LC_ALL": "C", "PYTHONHASHSEED": "77", "OMP_NUM_THREADS": "1"}
+HERE = {"TZ": "UTC", "LC_ALL": "C", "PYTHONHASHSEED": "0", "OMP_NUM_THREADS": "1"}
+ELSEWHERE = {"TZ": "Asia/Kathmandu", "PYTHONHASHSEED": "77", "OMP_NUM_THREADS": "2"}
+"""Other in everything, whatever the machine's own are."""
 RANDOM = '''
 import os
 
@@ -31,15 +33,21 @@ def verdicts(answer: Any) -> dict[str, str]:
     return {a["name"]: a["verdict"] for a in answer["artifacts"]}
 
 
-def test_the_same_bytes_in_another_place_zone_locale_and_thread_count(home: Home) -> None:
-    first = home.run("--set", "pick.at_least=35")
+def test_the_same_bytes_in_another_place_zone_locale_and_thread_count(home: Home, tmp_path: Path) -> None:
+    begin = b'    print("picking", file=sys.stderr, flush=True)\n    kept = '
+    home.write("steps/toy.py", home.read("steps/toy.py").replace(b"    kept = ", begin).replace(b"import os\n", b"import os\nimport sys\n"))
+    first = home.run("--set", "pick.at_least=35", **HERE)
     before = kept(home)
-    said = home.ask("reproduce", "@latest", "--json", **ELSEWHERE)
+    said = home.ask("reproduce", "@latest", "--json", **ELSEWHERE, **other_locale(tmp_path))
     assert said.code == 0, said.err
     assert said.json["run"] == first["run"]
     assert set(verdicts(said.json).values()) == {"bytes"}
     assert set(verdicts(said.json)) == {"toy/ages", "toy/part@a", "toy/part@b", "toy/total", "toy/verdicts"}
-    assert any("hash_seed" in w for w in said.json["warnings"])
+    warned = ["hash_seed: recorded 0, here 77", "threads.OMP_NUM_THREADS: recorded 1, here 2"]
+    assert [w for w in said.json["warnings"] if w in warned] == warned
+    # Said before anything is computed, not only with the verdict.
+    lines = said.err.splitlines()
+    assert {f"warning {w}" for w in warned} <= set(lines[: lines.index("picking")]), said.err
     assert kept(home) == before
 
 

@@ -6,8 +6,6 @@ back to see that nothing was lost.
 
 from __future__ import annotations
 
-import json
-import re
 from dataclasses import dataclass
 from typing import Any, get_args, get_origin
 
@@ -35,7 +33,7 @@ from workflows.declare import Resources as Declared_
 from workflows.errors import BadInput, Problem
 from workflows.names import argo_name
 from workflows.plan import Task, port
-from workflows.run.parameters import OVERRIDE, parse_value
+from workflows.run.parameters import OVERRIDE, written
 
 OUTPUTS = "/tmp/countersign/outputs"  # noqa: S108  # a path in the step's own container, on a volume of its own
 WORKDIR = "/work"
@@ -60,7 +58,6 @@ BESIDE = (
 )
 FOR_PLAN = ("code", "revision", "parameters", "overrides", "scheduled")
 """Workflow parameters that the first task reads beside the steps' own."""
-SURROGATES = re.compile(r"\\ud[89ab][0-9a-f]{2}\\ud[c-f][0-9a-f]{2}")
 BOOTSTRAP = "/opt/countersign/with_code.py"
 KEYS = "/keys"
 CONFIG = "countersign"
@@ -375,24 +372,3 @@ def _choices(annotation: Any) -> list[str] | None:
         return ["true", "false"]
     is_literal = str(get_origin(annotation)).endswith("Literal")
     return [written(v) for v in get_args(annotation)] if is_literal else None
-
-
-def written(value: Any) -> str:
-    """A parameter's value as text that reads back to the same value."""
-    if isinstance(value, str) and _reads_back(value):
-        return value
-    # It is read as YAML, which knows no pairs of surrogates and wants DEL escaped.
-    text = json.dumps(value).replace("\x7f", "\\u007f")
-    return SURROGATES.sub(_as_one, text)
-
-
-def _as_one(pair: re.Match[str]) -> str:
-    character: str = json.loads(f'"{pair[0]}"')
-    return f"\\U{ord(character):08x}"
-
-
-def _reads_back(text: str) -> bool:
-    try:
-        return parse_value(text) == text  # type: ignore[no-any-return]  # of two texts
-    except BadInput:
-        return False
