@@ -90,10 +90,9 @@ def test_dvc_shows_metrics_parameters_graph_and_plots(ran: tuple[Home, Any, str]
 
     params = home.path / "params/loan_approval.yaml"
     kept = params.read_bytes()
-    assert dvc("params", "diff") == ""
     try:
         params.write_bytes(kept.replace(b"wanted_ratio: 0.82", b"wanted_ratio: 0.83"))
-        assert dvc("params", "diff").splitlines()[1].split()[-3:] == ["train.wanted_ratio", "0.82", "0.83"]
+        assert [line.split()[-3:] for line in dvc("params", "diff").splitlines()[1:]] == [["train.wanted_ratio", "0.82", "0.83"]]
     finally:
         params.write_bytes(kept)
 
