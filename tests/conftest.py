@@ -231,6 +231,22 @@ def with_lineage(home: Home) -> None:
     home.write("params/toy.yaml", SHARED)
 
 
+def with_secret(home: Home) -> None:
+    """Let the first step be given the masking key."""
+    home.write("workflows/toy.py", home.read("workflows/toy.py").replace(b"outputs=(ages,)", b'outputs=(ages,), secrets=("masking_key",)'))
+    home.write("steps/toy.py", home.read("steps/toy.py").replace(b"people: pa.Table, ", b"people: pa.Table, masking_key: bytes, "))
+
+
+def other_locale(folder: Path) -> dict[str, str]:
+    """The environment of a Turkish user, whose dotless letters and decimal commas differ from C's in most; else plain UTF-8."""
+    try:
+        words = ["localedef", "-i", "tr_TR", "-f", "UTF-8", str(folder / "tr_TR.UTF-8")]
+        subprocess.run(words, check=True, capture_output=True)
+    except (FileNotFoundError, subprocess.CalledProcessError):
+        return {"LC_ALL": "C.UTF-8"}  # every image has it beside C
+    return {"LC_ALL": "tr_TR.UTF-8", "LOCPATH": str(folder)}
+
+
 def lacking(what: str) -> NoReturn:
     """Leave a test out because of what this machine lacks; where everything is said to be there, that is a failure."""
     if os.environ.get("COUNTERSIGN_TEST_ALL"):

@@ -8,13 +8,13 @@ import os
 import shutil
 import signal
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import psutil
 import pytest
 
-from tests.conftest import HELD, NAMES, PARAMS, Home, make_home
+from tests.conftest import HELD, NAMES, PARAMS, Home, lacking, make_home, with_secret
 
 
 def refused(home: Home, code: int, *parts: str, words: tuple[str, ...] = (), **env: str) -> str:
@@ -77,6 +77,18 @@ def test_missing_values_where_none_may_be(home: Home) -> None:
 def test_row_of_another_length(home: Home) -> None:
     home.write("data/toy/people.csv", "name,age\nAda Lovelace,30,7\n")
     refused(home, 2, "a row of source people has another number of fields than the header")
+
+
+def test_quote_that_is_never_closed(home: Home) -> None:
+    home.write("data/toy/people.csv", '"name,age\n' + "Ada Lovelace,30\n" * 10_000)
+    message = "data/toy/people.csv: the header of source people cannot be read: field larger than field limit (131072)"
+    refused(home, 2, message, "hint: is a quote left open in it?")
+
+
+def test_byte_order_mark_and_nothing_else(home: Home) -> None:
+    home.write("data/toy/schema.yaml", home.read("data/toy/schema.yaml").replace(b"utf-8", b"utf-8-sig"))
+    home.write("data/toy/people.csv", "\ufeff")
+    refused(home, 2, "source people is empty")
 
 
 def test_source_that_changes_while_its_step_runs(home: Home) -> None:
@@ -245,7 +257,8 @@ run_task(session, open_journal(session.store, session.plan_id(), session.holder)
     made = home.finish(home.start("-c", script))
     assert made.code == 0, made.err
     said = home.ask("run", "toy", "--again")
-    assert said.code in {0, 75}
+    # Whoever asks for all of it again gets a run of their own, which builds on nothing from tomorrow.
+    assert said.code == 0, said.err
     said = home.drive("toy", "work", "--item", "a")
     assert said.code == 75, said.err
     assert "a clock is wrong: by the clock here, what this step builds on was finished in the future" in said.err
@@ -270,6 +283,36 @@ def test_truncated_or_changed_artifact_between_steps(home: Home, damage: str) ->
 
 
 @pytest.mark.parametrize(
+    ("put", "why"),
+    [(Path.mkdir, "Is a directory"), (lambda p: p.symlink_to(p), "Too many levels of symbolic links")],
+    ids=["folder", "loop"],
+)
+def test_artifact_between_steps_that_cannot_be_read(home: Home, put: Callable[[Path], None], why: str) -> None:
+    """What root could read all the same if only its rights were taken away."""
+    assert home.drive("toy", "pick").code == 0
+    path = home.path / "artifacts/toy/ages.parquet"
+    path.unlink()
+    put(path)
+    said = home.drive("toy", "work", "--item", "a")
+    assert said.code == 4, said.err
+    assert f"error: artifacts/toy/ages.parquet: cannot be read: {why}" in said.err
+    assert "Traceback" not in said.err
+    assert not (home.path / "artifacts/toy/part").exists()
+    assert not home.leftovers()
+
+
+def test_artifact_between_steps_that_links_to_nothing_comes_back_from_the_store(home: Home) -> None:
+    assert home.drive("toy", "pick").code == 0
+    path = home.path / "artifacts/toy/ages.parquet"
+    made = path.read_bytes()
+    path.unlink()
+    path.symlink_to(home.path / "gone.parquet")
+    assert home.drive("toy", "work", "--item", "a").code == 0
+    assert path.read_bytes() == made
+    assert not (home.path / "gone.parquet").exists()
+
+
+@pytest.mark.parametrize(
     ("content", "message"),
     [("", "not a private key in PEM"), ("-----BEGIN PRIVATE KEY-----\nnonsense\n-----END PRIVATE KEY-----\n", "not a private key in PEM")],
 )
@@ -280,6 +323,29 @@ def test_malformed_signing_key(home: Home, tmp_path: Path, content: str, message
 
 def test_missing_signing_key_that_was_named(home: Home, tmp_path: Path) -> None:
     refused(home, 2, "cannot read the signing key", COUNTERSIGN_SIGNING_KEY_FILE=str(tmp_path / "none.pem"))
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (None, "masking.key: cannot read the masking_key: No such file or directory"),
+        ("correct horse battery staple", "masking.key: masking_key is not hexadecimal\nhint: make one with: openssl rand -hex 32"),
+        ("", "masking.key: masking_key is too short; expected at least 32 bytes, got 0"),
+        ("ab" * 31, "masking.key: masking_key is too short; expected at least 32 bytes, got 31"),
+    ],
+    ids=["missing", "no hexadecimal", "empty", "too short"],
+)
+def test_masking_key_that_cannot_be_used(home: Home, tmp_path: Path, content: str | None, message: str) -> None:
+    with_secret(home)
+    key = tmp_path / "masking.key"
+    if content is not None:
+        key.write_text(content)
+    err = refused(home, 2, message, COUNTERSIGN_MASKING_KEY_FILE=str(key))
+    assert err.count("error: ") == 1
+    assert not content or content not in err  # a key with a slip in it is nearly the key
+    assert not (home.path / "artifacts").exists()
+    assert not (home.path / ".countersign/records").exists()
+    assert not (Path(home.env["COUNTERSIGN_KEYS"]) / "masking_key").exists()
 
 
 def test_keys_that_cannot_be_made(home: Home, tmp_path: Path) -> None:
@@ -316,7 +382,7 @@ def test_verify_with_the_key_of_somebody_else(home: Home, tmp_path: Path) -> Non
 def small_disk(at: Path, kilobytes: int) -> Iterator[None]:
     at.mkdir(parents=True, exist_ok=True)
     if os.geteuid() != 0 or subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={kilobytes}k", "none", at], check=False).returncode:
-        pytest.skip("only root can mount a small disk, and not in every container")
+        lacking("the right to mount a small disk: only root has it, and not in every container")
     try:
         yield
     finally:

@@ -5,10 +5,14 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from tests.conftest import Home
+from workflows.cluster import planning
 from workflows.errors import BadInput
 from workflows.loan_approval import pipeline
 from workflows.prove import canonical
@@ -37,6 +41,24 @@ def test_what_a_plan_has_sorted_is_put_back_in_the_file_s_form() -> None:
     sorted_.sections["mask"]["tokens"] = {"a_new": "name", "application_id": "other"}
     tokens = parameters.as_written(ROOT, pipeline, sorted_).sections["mask"]["tokens"]
     assert list(tokens.items()) == [("application_id", "other"), ("a_new", "name")]
+
+
+texts = st.text(max_size=20) | st.sampled_from(["no", "1e3", "null", "- a", "a: b", "\U0001f3e6", '"\U0001f3e6', "\\ud83c\\udfe6", "\x7f"])
+plain = st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | texts
+values = plain | st.lists(plain, max_size=2) | st.dictionaries(texts, plain, max_size=2)
+
+
+@settings(max_examples=300, deadline=None)
+@given(values)
+def test_any_value_reads_back_from_the_text_that_a_cluster_hands_on(value: Any) -> None:
+    # As bytes, for in Python 1 equals 1.0 and true.
+    assert canonical.encode(parameters.parse_value(parameters.written(value))) == canonical.encode(value)
+
+
+def test_any_override_reaches_the_pod_that_plans(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = {"train.words": '"\U0001f3e6', "train.rates": [1e-05, "1e3"]}
+    monkeypatch.setenv(planning.OVERRIDES, json.dumps(asked))
+    assert parameters.overrides_of(planning._overrides(), {}) == asked
 
 
 def test_a_wrong_declaration_and_wrong_parameters_are_told_at_once(home: Home) -> None:

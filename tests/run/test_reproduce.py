@@ -6,9 +6,13 @@ import hashlib
 from pathlib import Path
 from typing import Any
 
-from tests.conftest import Home, git
+import pytest
 
-ELSEWHERE = {"TZ": "Asia/Kathmandu", "LC_ALL": "C", "PYTHONHASHSEED": "77", "OMP_NUM_THREADS": "1"}
+from tests.conftest import Home, git, other_locale, with_secret
+
+HERE = {"TZ": "UTC", "LC_ALL": "C", "PYTHONHASHSEED": "0", "OMP_NUM_THREADS": "1"}
+ELSEWHERE = {"TZ": "Asia/Kathmandu", "PYTHONHASHSEED": "77", "OMP_NUM_THREADS": "2"}
+"""Other in everything, whatever the machine's own are."""
 RANDOM = '''
 import os
 
@@ -29,15 +33,21 @@ def verdicts(answer: Any) -> dict[str, str]:
     return {a["name"]: a["verdict"] for a in answer["artifacts"]}
 
 
-def test_the_same_bytes_in_another_place_zone_locale_and_thread_count(home: Home) -> None:
-    first = home.run("--set", "pick.at_least=35")
+def test_the_same_bytes_in_another_place_zone_locale_and_thread_count(home: Home, tmp_path: Path) -> None:
+    begin = b'    print("picking", file=sys.stderr, flush=True)\n    kept = '
+    home.write("steps/toy.py", home.read("steps/toy.py").replace(b"    kept = ", begin).replace(b"import os\n", b"import os\nimport sys\n"))
+    first = home.run("--set", "pick.at_least=35", **HERE)
     before = kept(home)
-    said = home.ask("reproduce", "@latest", "--json", **ELSEWHERE)
+    said = home.ask("reproduce", "@latest", "--json", **ELSEWHERE, **other_locale(tmp_path))
     assert said.code == 0, said.err
     assert said.json["run"] == first["run"]
     assert set(verdicts(said.json).values()) == {"bytes"}
     assert set(verdicts(said.json)) == {"toy/ages", "toy/part@a", "toy/part@b", "toy/total", "toy/verdicts"}
-    assert any("hash_seed" in w for w in said.json["warnings"])
+    warned = ["hash_seed: recorded 0, here 77", "threads.OMP_NUM_THREADS: recorded 1, here 2"]
+    assert [w for w in said.json["warnings"] if w in warned] == warned
+    # Said before anything is computed, not only with the verdict.
+    lines = said.err.splitlines()
+    assert {f"warning {w}" for w in warned} <= set(lines[: lines.index("picking")]), said.err
     assert kept(home) == before
 
 
@@ -85,6 +95,30 @@ def test_a_folder_with_something_in_it(home: Home, tmp_path: Path) -> None:
     (tmp_path / "full/mine").write_text("mine")
     refused(home.ask("reproduce", "@latest", "--into", str(tmp_path / "full")), 2, "the folder is not empty")
     assert (tmp_path / "full/mine").read_text() == "mine"
+
+
+@pytest.mark.parametrize(
+    ("key", "message"),
+    [
+        ("cd" * 32, "keys: the masking_key here is not the one that the run used; expected fingerprint "),
+        (None, "masking_key: cannot read the masking_key: No such file or directory"),
+    ],
+    ids=["another", "none"],
+)
+def test_a_run_with_a_key_that_is_not_here(home: Home, tmp_path: Path, key: str | None, message: str) -> None:
+    with_secret(home)
+    git(home.path, "commit", "-qam", "with a secret")
+    home.run(COUNTERSIGN_MASKING_KEY="ab" * 32)
+    before = kept(home)
+    env = {"COUNTERSIGN_KEYS": str(tmp_path / "others")} | ({"COUNTERSIGN_MASKING_KEY": key} if key else {})
+    said = home.ask("reproduce", "@latest", "--into", str(tmp_path / "again"), **env)
+    refused(said, 2, message, "hint: ask its owner for it and set COUNTERSIGN_MASKING_KEY_FILE")
+    assert said.err.count("error: ") == 1
+    assert "abab" not in said.err
+    # Whoever lacks the key is told so before anything is laid out, and no other one is made in its place.
+    assert not (tmp_path / "again").exists()
+    assert not (tmp_path / "others").exists()
+    assert kept(home) == before
 
 
 def test_another_version_of_a_library_is_refused(home: Home) -> None:

@@ -7,7 +7,7 @@ import os
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import boto3
@@ -17,10 +17,11 @@ import pyarrow.parquet as pq
 import pytest
 from moto.server import ThreadedMotoServer
 
-from tests.conftest import PEOPLE, SCHEMA, Home, lacking
+from tests.conftest import NAMES, PEOPLE, ROOT, SCHEMA, Home, lacking
 from tests.s3server import free_port
 from workflows.declare import Kind, Source
 from workflows.errors import BadInput, Temporary
+from workflows.loan_approval import credit_bureau
 from workflows.run.sources import read as sources
 
 # --- Reports
@@ -48,6 +49,93 @@ def test_a_report_may_be_written_by_hand(tmp_path: Path) -> None:
 def test_a_report_that_cannot_be_read(tmp_path: Path, text: str, message: str) -> None:
     with pytest.raises(BadInput, match=message):
         report(tmp_path, text)
+
+
+# --- Parquet, by the schema of the credit bureau
+
+BUREAU = pa.table(
+    {
+        "national_id": ["900-01-0001", "900-01-0002"],
+        "rep": pa.array([1, None], pa.int64()),
+        "lines": [7.0, 8.5],
+        "mortg": [1, 2],
+        "cons": [5, 1],
+        "pubrec": [0, 1],
+    }
+)
+
+
+def bureau(root: Path, table: pa.Table, size: int | None = None) -> pa.Table:
+    """What is read of this table in Parquet, of which only the first bytes arrived."""
+    at = root / "bureau.parquet"
+    pq.write_table(table, at)
+    at.write_bytes(at.read_bytes()[:size])
+    return sources.read(ROOT, credit_bureau, at)
+
+
+def changed(name: str, column: list[object]) -> pa.Table:
+    return BUREAU.set_column(BUREAU.column_names.index(name), name, pa.array(column))
+
+
+def test_parquet_is_read_by_its_schema(tmp_path: Path) -> None:
+    assert bureau(tmp_path, BUREAU) == BUREAU
+    narrow = BUREAU.set_column(3, "mortg", BUREAU["mortg"].cast(pa.int8())).set_column(0, "national_id", BUREAU[0].dictionary_encode())
+    assert bureau(tmp_path, narrow) == BUREAU
+
+
+AT = "data/loan_approval/credit_bureau/credit_bureau.parquet"
+
+
+@pytest.mark.parametrize(
+    ("table", "messages"),
+    [
+        (BUREAU.drop_columns(["lines", "cons"]), ["column lines is missing", "column cons is missing"]),
+        (BUREAU.append_column("score", BUREAU["mortg"]), ["column score is not in the schema"]),
+        (changed("cons", ["five", "one"]), ["column cons does not hold what its type says; expected int64, got string"]),
+        # What could be cast is another type all the same: a national id that was a number has lost its zeros.
+        (changed("cons", ["5", "1"]), ["column cons does not hold what its type says; expected int64, got string"]),
+        (changed("pubrec", [False, True]), ["column pubrec does not hold what its type says; expected int64, got bool"]),
+        (changed("national_id", [9000001, 9000002]), ["column national_id does not hold what its type says; expected string, got int64"]),
+        (changed("rep", [1.5, 2.0]), ["rows 1: column rep does not hold what its type says; expected int64, got double"]),
+        (changed("mortg", [1, None]), ["column mortg has 1 missing values"]),
+    ],
+)
+def test_parquet_that_is_not_what_its_schema_says(tmp_path: Path, table: pa.Table, messages: list[str]) -> None:
+    with pytest.raises(BadInput) as raised:
+        bureau(tmp_path, table)
+    assert len(raised.value.problems) == len(messages)
+    for message in messages:
+        assert message in str(raised.value)
+    assert all(p.where.startswith(AT) for p in raised.value.problems)
+    assert "five" not in str(raised.value)
+
+
+@pytest.mark.parametrize("size", [0, 3, 200, -1])
+def test_parquet_cut_short(tmp_path: Path, size: int) -> None:
+    with pytest.raises(BadInput, match="source credit_bureau is empty" if size == 0 else "cannot be read as a table: truncated"):
+        bureau(tmp_path, BUREAU, size)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda t: t.rename_columns(["name", "years"]), "column age is missing"),
+        (lambda t: t.set_column(1, "age", pa.array(["30", "40", "50"])), "column age does not hold what its type says; expected int64"),
+        (None, "people.parquet: cannot be read as a table: truncated"),
+    ],
+    ids=["renamed", "retyped", "cut short"],
+)
+def test_a_run_on_bad_parquet_is_bad_input(home: Home, change: Callable[[pa.Table], pa.Table] | None, message: str) -> None:
+    home.write("workflows/toy.py", home.read("workflows/toy.py").replace(b"people.csv", b"people.parquet"))
+    table, path = pa.table({"name": list(NAMES), "age": [30, 40, 50]}), home.path / "data/toy/people.parquet"
+    pq.write_table(change(table) if change else table, path)
+    if not change:
+        path.write_bytes(path.read_bytes()[:-9])
+    said = home.ask("run", "toy")
+    assert said.code == 2, said.err
+    assert message in said.err
+    assert "Traceback" not in said.err
+    assert not (home.path / "artifacts/toy/ages.parquet").exists()
 
 
 # --- S3

@@ -19,7 +19,10 @@ from steps.evaluate import check_labels, scored
 from steps.explain import ExplainParams, Reason, explain
 from steps.fairness import FairnessParams, fairness
 from steps.lightgbm_profile import examples
+from steps.mask import mask
 from steps.types import BadData
+from steps.validate import validate
+from tests.steps import test_drift, test_mask, test_validate
 from tests.steps.example import LATER, LATER_PROTECTED, PROTECTED, ROWS, evaluated, trained
 from workflows.prove.gate import judge, read_rules
 
@@ -64,6 +67,10 @@ def test_a_report_holds_both_sides_with_intervals_around_the_value() -> None:
         for name in ("auc", "average_precision", "ks", "brier", "approval_rate"):
             m = report[side][name]
             assert m["low"] < m["value"] < m["high"], (side, name)
+        # Noise in a sample only adds to it, so the value may lie below its interval, but never above.
+        m = report[side]["calibration_error"]
+        assert 0 < m["low"] < m["high"] < 1
+        assert 0 < m["value"] < m["high"]
         assert report["baseline"][side]["auc"]["value"] > 0.8
     assert report["holdout"]["auc"]["value"] == pytest.approx(roc_auc_score(LATER["label"], DONE.predictions["score"]), abs=1e-6)
     assert report["champion"] == {"status": "none", "auc_over_champion": {"value": None, "low": None, "high": None}}
@@ -297,6 +304,67 @@ def test_the_policy_says_what_an_inconclusive_comparison_means() -> None:
     only_small["out_of_fold"]["attributes"]["ethnicity"] = only_small["out_of_fold"]["attributes"]["race"]
     verdict = judge("fair", "fairness", read_rules("fair", POLICY["fair"]), only_small)
     assert {(r.says, r.why) for r in verdict.rules} == {("no", "no value: the step could not establish it")}
+
+
+# --- the same gates on what the steps make of data that is bad
+
+
+def refused(gate: str, report: dict[str, Any]) -> set[str]:
+    """The metrics for which this gate says no to this report."""
+    verdict = judge(gate, "report", read_rules(gate, POLICY[gate]), report)
+    assert verdict.says == ("no" if any(r.says == "no" for r in verdict.rules) else "yes")
+    return {r.metric for r in verdict.rules if r.says == "no"}
+
+
+def test_the_privacy_gate_refuses_small_groups_and_rows_dropped_for_want_of_company() -> None:
+    def masking(**changes: Any) -> dict[str, Any]:
+        given = {"masking_key": b"k" * 32, "params": test_mask.params(wanted_k=changes.pop("wanted_k", 5))}
+        return mask(applications=test_mask.people(100, **changes), **given).masking
+
+    assert refused("privacy", masking()) == set()
+    few = [3] * 4 + [0] * 96  # two women and two men with three children: enough for a step that is asked for two
+    assert refused("privacy", masking(dep=few, wanted_k=2)) == {"k"}
+    assert refused("privacy", masking(dep=few)) == set()
+    alone = pa.array([None] * 3 + [0, 1] * 48 + [0])  # three of unknown sex, which is never blanked
+    assert refused("privacy", masking(male=alone)) == {"suppressed_ratio"}
+
+
+def test_the_data_quality_gate_refuses_bad_rows_and_few_rows() -> None:
+    def validation(rows: int, bad: int) -> dict[str, Any]:
+        table = test_validate.rows()
+        many = table.take([0] * rows).set_column(0, "subject", pa.array([f"s{i}" for i in range(rows)]))
+        term = pa.array([999.0] * bad + [360.0] * (rows - bad))
+        return validate(masked=many.set_column(table.column_names.index("term"), "term", term), params=test_validate.PARAMS).validation
+
+    assert refused("data_quality", validation(1200, 60)) == set()
+    assert refused("data_quality", validation(1200, 120)) == {"quarantined_ratio"}
+    assert refused("data_quality", validation(999, 0)) == {"valid"}
+
+
+def test_the_stable_gate_refuses_planted_drift() -> None:
+    same = test_drift.report()
+    assert refused("stable", same) == set()
+    assert refused("stable", test_drift.report(test_drift.MOVED)) == {"drifted_ratio", "max_psi"}
+    scores = test_drift.scored(test_drift.NOW, 2)
+    turned = scores.set_column(2, "score", pa.array(1 - scores["score"].to_numpy()))
+    assert refused("stable", test_drift.report(predictions=turned)) == {"score.psi", "performance.auc_drop"}
+
+
+def test_the_performance_gate_refuses_labels_that_are_noise() -> None:
+    assert refused("performance", DONE.evaluation) == set()
+    noise = np.random.default_rng(0).integers(0, 2, ROWS.num_rows + LATER.num_rows)
+    rows = ROWS.set_column(1, "label", pa.array(noise[: ROWS.num_rows], pa.int8()))
+    later = LATER.set_column(1, "label", pa.array(noise[ROWS.num_rows :], pa.int8()))
+    learned = evaluated(trained(rows), rows, later).evaluation
+    assert refused("performance", learned) >= {"out_of_fold.auc.value", "out_of_fold.ks.value", "holdout.auc.high"}
+    # A model that learned what is there, and labels of the hold-out that have nothing to do with it.
+    assert refused("performance", evaluated(MADE, later=later).evaluation) == {"holdout.auc.high"}
+
+
+def test_the_performance_gate_refuses_a_model_worse_than_the_one_in_use() -> None:
+    weak = trained(profile={"monotone": {"income": -1, "debt": 1}})
+    champion = {"status": "appointed", "name": "good", "model": MADE.model.model_to_string(), "decision_rule": MADE.decision_rule}
+    assert "champion.auc_over_champion.high" in refused("performance", evaluated(weak, champion=champion).evaluation)
 
 
 def test_every_threshold_has_its_reason() -> None:

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pytest
-from sklearn.metrics import roc_auc_score
+from sklearn.metrics import accuracy_score, roc_auc_score
 
 from steps.decisions import approvals
 from steps.lightgbm_profile import Profile
@@ -161,6 +161,19 @@ def test_the_plain_model_is_unfair_and_each_mitigation_brings_the_rates_together
         assert cost["selection_rate_ratio_with"] == pytest.approx(ratio(made), abs=1e-6)
         assert cost["selection_rate_ratio_without"] == pytest.approx(ratio(PLAIN), abs=1e-6)
         assert cost["auc_cost"] == pytest.approx(cost["auc_without"] - cost["auc_with"], abs=1e-6)
+
+
+@pytest.mark.parametrize("mitigation", ["reductions", "threshold"])
+def test_what_a_mitigation_costs_in_accuracy_is_what_it_costs(mitigation: str) -> None:
+    made = trained(mitigation=mitigation, wanted_ratio=1.0)
+    without, with_it = (
+        accuracy_score(ROWS["label"].to_pylist(), [int(d == "approved") for d in m.oof["decision"].to_pylist()]) for m in (PLAIN, made)
+    )
+    assert without != with_it
+    cost = made.training["mitigation_cost"]
+    assert cost["accuracy_without"] == pytest.approx(without, abs=1e-6)
+    assert cost["accuracy_with"] == pytest.approx(with_it, abs=1e-6)
+    assert cost["accuracy_cost"] == pytest.approx(without - with_it, abs=2e-6)
 
 
 def test_reductions_decide_without_the_protected_attribute() -> None:

@@ -10,7 +10,7 @@ from workflows.declare import Pipeline, Source
 from workflows.errors import BadInput, Problem
 from workflows.plan import tasks
 from workflows.prove.record import Item
-from workflows.run.parameters import OVERRIDE
+from workflows.run.parameters import OVERRIDE, written
 from workflows.run.planned import Plan, write_plan
 from workflows.run.pod import OUTPUTS, WORKFLOW, as_text, put_out, wanted
 from workflows.run.pointers import pointer_of
@@ -68,7 +68,7 @@ def _overrides() -> list[str]:
         raise BadInput(
             Problem(what="is no JSON object", where="workflow parameter overrides", expected='{"step.parameter": value}', got=text[:80])
         )
-    return [f"{key}={json.dumps(value)}" for key, value in found.items()]
+    return [f"{key}={written(value)}" for key, value in found.items()]
 
 
 def fetch_data(root: Path, pipeline: Pipeline, store: Store) -> None:

@@ -6,7 +6,6 @@ back to see that nothing was lost.
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from typing import Any, get_args, get_origin
 
@@ -34,7 +33,7 @@ from workflows.declare import Resources as Declared_
 from workflows.errors import BadInput, Problem
 from workflows.names import argo_name
 from workflows.plan import Task, port
-from workflows.run.parameters import OVERRIDE, parse_value
+from workflows.run.parameters import OVERRIDE, written
 
 OUTPUTS = "/tmp/countersign/outputs"  # noqa: S108  # a path in the step's own container, on a volume of its own
 WORKDIR = "/work"
@@ -373,15 +372,3 @@ def _choices(annotation: Any) -> list[str] | None:
         return ["true", "false"]
     is_literal = str(get_origin(annotation)).endswith("Literal")
     return [written(v) for v in get_args(annotation)] if is_literal else None
-
-
-def written(value: Any) -> str:
-    """A parameter's value as text that reads back to the same value."""
-    return value if isinstance(value, str) and _reads_back(value) else json.dumps(value)
-
-
-def _reads_back(text: str) -> bool:
-    try:
-        return parse_value(text) == text  # type: ignore[no-any-return]  # of two texts
-    except BadInput:
-        return False

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from io import StringIO
@@ -21,6 +22,7 @@ from workflows.prove import canonical
 from workflows.prove.gate import BadPolicy, Rule, read_rules
 from workflows.run.binding import look
 
+SURROGATES = re.compile(r"\\ud[89ab][0-9a-f]{2}\\ud[c-f][0-9a-f]{2}")
 OVERRIDE = "COUNTERSIGN_SET_"
 """`COUNTERSIGN_SET_train__num_leaves=31` in the environment does what `--set train.num_leaves=31` does."""
 
@@ -59,6 +61,27 @@ def parse_value(text: str) -> Any:
         return YAML(typ="safe", pure=True).load(StringIO(text))
     except YAMLError as error:
         raise BadInput(Problem(what=f"not a YAML value: {' '.join(str(error).split())}", where=text)) from None
+
+
+def written(value: Any) -> str:
+    """A parameter's value as text that reads back to the same value."""
+    if isinstance(value, str) and _reads_back(value):
+        return value
+    # It is read as YAML, which knows no pairs of surrogates and wants DEL escaped.
+    text = json.dumps(value).replace("\x7f", "\\u007f")
+    return SURROGATES.sub(_as_one, text)
+
+
+def _as_one(pair: re.Match[str]) -> str:
+    character: str = json.loads(f'"{pair[0]}"')
+    return f"\\U{ord(character):08x}"
+
+
+def _reads_back(text: str) -> bool:
+    try:
+        return parse_value(text) == text  # type: ignore[no-any-return]  # of two texts
+    except BadInput:
+        return False
 
 
 def overrides_of(pairs: list[str], environment: Mapping[str, str] = os.environ) -> dict[str, Any]:

@@ -69,8 +69,8 @@ def prepare(original: Original, repository: Path | None, into: Path) -> str:
     """
     if into.exists() and any(into.iterdir()):
         raise BadInput(Problem(what="the folder is not empty; a reproduction overwrites nothing", where=str(into)))
-    into.mkdir(parents=True, exist_ok=True)
     _secrets(original)
+    into.mkdir(parents=True, exist_ok=True)
     said = lay_out(original.standing[0].code, original.store, repository, into)
     _parameters(original, into)
     _data(original, into)

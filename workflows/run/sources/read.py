@@ -21,6 +21,8 @@ from workflows.run.sources.sql import Sql
 ADAPTERS: dict[str, Adapter] = {"s3": S3(), "postgresql": Sql()}
 GIVEN = "COUNTERSIGN_GIVEN"
 """A folder with a file for each source, by its name: set by a reproduction, which must see what the original saw."""
+FAMILIES = {"string": "text", "int64": "number", "float64": "number", "bool": "bool", "date": "date"}
+"""What a column of each type may be in a file that has types of its own: narrower numbers will do, text for a number will not."""
 SHOWN = 5  # rows named in a message
 
 
@@ -100,7 +102,33 @@ def _read_parquet(source: Source, path: Path, schema: Any) -> Any:
     if schema is None:
         return table
     _check_names(source, schema, table.column_names)
+    _check_families(source, schema, table)
     return _typed(source, schema, table)
+
+
+def _check_families(source: Source, schema: Any, table: Any) -> None:
+    """A number that became text, or a flag that became a number, would be cast without a word."""
+    problems = [
+        Problem(what=f"column {c['name']} does not hold what its type says", where=source.at, expected=c["type"], got=str(got))
+        for c in schema["columns"]
+        if c["type"] in FAMILIES and _family(got := table.schema.field(c["name"]).type) not in {FAMILIES[c["type"]], "nothing"}
+    ]
+    if problems:
+        raise BadInput(*problems, hint=f"the columns are declared in {source.schema}")
+
+
+def _family(kind: Any) -> str:
+    from pyarrow import types
+
+    if types.is_dictionary(kind):
+        return _family(kind.value_type)
+    if types.is_string(kind) or types.is_large_string(kind):
+        return "text"
+    if types.is_integer(kind) or types.is_floating(kind) or types.is_decimal(kind):
+        return "number"
+    if types.is_date(kind) or types.is_timestamp(kind):
+        return "date"
+    return "nothing" if types.is_null(kind) else str(kind)
 
 
 def _read_csv(source: Source, path: Path, schema: Any) -> Any:
@@ -150,6 +178,11 @@ def _header(source: Source, path: Path, delimiter: str, encoding: str) -> list[s
             return next(csv.reader(file, delimiter=delimiter))
     except (UnicodeDecodeError, LookupError):
         raise BadInput(Problem(what=f"source {source.name} is not {encoding}", where=source.at)) from None
+    except csv.Error as error:  # a quote that is never closed makes one field of the whole file
+        what = f"the header of source {source.name} cannot be read: {error}"
+        raise BadInput(Problem(what=what, where=source.at), hint="is a quote left open in it?") from None
+    except StopIteration:  # a byte-order mark and nothing else
+        raise BadInput(Problem(what=f"source {source.name} is empty", where=source.at)) from None
 
 
 def _check_names(source: Source, schema: Any, names: list[str], delimiter: str = "") -> None:
