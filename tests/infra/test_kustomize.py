@@ -149,6 +149,8 @@ def test_a_step_gets_no_token_by_default(environment: Objects) -> None:
     accounts = of(environment, "ServiceAccount")
     assert accounts["countersign-step"]["automountServiceAccountToken"] is False
     assert accounts["default"]["automountServiceAccountToken"] is False
+    # Argo hands on a template's no and not its yes, so whose task needs a token has an account that gives it.
+    assert all("automountServiceAccountToken" not in accounts[n] for n in ("promoter", "countersign-sealer"))
     token = accounts["countersign-step"]["metadata"]["annotations"]["workflows.argoproj.io/service-account-token.name"]
     secret = of(environment, "Secret")[token]
     assert secret["metadata"]["annotations"]["kubernetes.io/service-account.name"] == "countersign-step"
