@@ -34,10 +34,10 @@ class Bank:
     def key(self, who: str) -> str:
         return str(self.ask(who, "keys", "show", "--json").json["key"])
 
-    def ask(self, who: str, *words: str, **env: str) -> Any:
+    def ask(self, who: str, *words: str, cwd: Path | None = None, **env: str) -> Any:
         keys = {} if who == LAPTOP else {"COUNTERSIGN_KEYS": str(self.scratch / f"keys-of-{who}")}
         policy = {"COUNTERSIGN_POLICY": str(self.policy)} if self.policy.exists() else {}
-        return self.toy.home.ask(*words, within=900, **{**self.toy.env, **keys, **policy, **env})
+        return self.toy.home.ask(*words, cwd=cwd, within=900, **{**self.toy.env, **keys, **policy, **env})
 
     def decide(self, keys: dict[str, str], environments: dict[str, Any]) -> None:
         """Write the policy: a role for each of these keys, by name."""
