@@ -26,6 +26,7 @@ import io
 import os
 import re
 import runpy
+import shutil
 import sys
 import tarfile
 import time
@@ -44,6 +45,7 @@ CODE = re.compile(r"(?P<sha256>[0-9a-f]{64}):(?P<md5>[0-9a-f]{32}):(?P<size>[0-9
 COMMIT = re.compile(r"[0-9a-f]{40}([0-9a-f]{24})?")
 STORE = re.compile(r"s3://(?P<bucket>[a-z0-9][a-z0-9.-]{1,61}[a-z0-9])(?:/(?P<prefix>[^?#]*))?")
 MARK = Path("workflows/declare.py")  # where this lies, the project's code does
+NOTE = Path(".countersign-code")  # its digest, where this program brought it: a container that was started again finds its folder as it was
 LONGEST = 200  # bytes of the line that names a commit's code
 LARGEST = 256 * 1024 * 1024  # code, not data: it is read whole
 TRIES = 3  # of reading a body; a request has its own
@@ -106,10 +108,18 @@ def bring(env: MutableMapping[str, str], here: Path) -> None:
             hint = "set it to <sha256>:<md5>:<size>, as `countersign submit` does, or COUNTERSIGN_REVISION to a commit"
             raise Refused(2, f"COUNTERSIGN_CODE is empty and there is no code in {here}; {hint}")
         env["COUNTERSIGN_CODE"] = published(env)
-    if (here / MARK).exists():
-        raise Refused(2, f"COUNTERSIGN_CODE is set and {here} holds code already; start in an empty folder")
     wanted = read(env)
+    if (here / MARK).exists() and not brought(here, wanted):
+        raise Refused(2, f"COUNTERSIGN_CODE is set and {here} holds code already; start in an empty folder")
     unpack(fetch(wanted), wanted, here)
+
+
+def brought(here: Path, wanted: Wanted) -> bool:
+    """Whether this program put this code there before. It brings it anew all the same: nothing is believed that lay there."""
+    try:
+        return (here / NOTE).read_text() == wanted.sha256
+    except OSError:
+        return False
 
 
 def published(env: Mapping[str, str]) -> str:
@@ -205,6 +215,10 @@ def unpack(data: bytes, wanted: Wanted, to: Path) -> None:
             members = tar.getmembers()
             for member in members:
                 inside(member, wanted)
+            if brought(to, wanted):
+                for name in {PurePosixPath(m.name).parts[0] for m in members if PurePosixPath(m.name).parts}:
+                    clear(to / name)
+            (to / NOTE).write_text(wanted.sha256)
             # Debian 12's Python has no filters; `inside` allows less than they do.
             tar.extraction_filter = getattr(tarfile, "data_filter", lambda member, _path: member)
             tar.extractall(to, members=members)  # noqa: S202 - `inside` has looked at every member
@@ -214,6 +228,14 @@ def unpack(data: bytes, wanted: Wanted, to: Path) -> None:
         if error.errno in FULL:
             raise Refused(75, f"{to}: no room for the code: {plain(error)}") from None
         raise Refused(2, f"{to}: cannot write the code: {plain(error)}; mount a writable folder there") from None
+
+
+def clear(path: Path) -> None:
+    """Take away what was brought before, so that a file that is in it no more does not stay."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def inside(member: tarfile.TarInfo, wanted: Wanted) -> None:

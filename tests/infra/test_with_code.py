@@ -229,6 +229,20 @@ def test_code_is_not_mixed_with_other_code(pod: Pod) -> None:
     assert (pod.here / DECLARE).read_text() == "old"
 
 
+def test_a_container_that_is_started_again_brings_the_code_anew(pod: Pod) -> None:
+    """Its folder is as it was left, by whatever ended it."""
+    code = pod.store(tar_of(SOURCE))
+    assert pod.run(COUNTERSIGN_CODE=code).code == 0
+    (pod.here / DRIVER).write_text("raise SystemExit(9)")
+    (pod.here / "workflows/left.py").write_text("")
+    (pod.here / "own").write_text("what a step wrote")
+    assert pod.run(COUNTERSIGN_CODE=code).code == 0
+    assert not (pod.here / "workflows/left.py").exists()
+    assert (pod.here / "own").exists()
+    other = pod.store(tar_of({**SOURCE, "more.py": ""}))
+    refuses(pod.run(COUNTERSIGN_CODE=other), 2, "holds code already")
+
+
 @pytest.mark.parametrize("words", [("workflows.run.driver",), ("python", "workflows/run/driver.py"), ("python", "-m"), ("sh", "-m", "x")])
 def test_other_words_are_refused(pod: Pod, words: tuple[str, ...]) -> None:
     assert "python -m MODULE" in pod.refused(2, *words)
