@@ -60,7 +60,6 @@ def parser() -> argparse.ArgumentParser:
     one.add_argument("archive", type=Path, metavar="IMAGE_ARCHIVE.tar")
     command(commands, "image", do_image, "build the image that steps run in, and load it")
     one = command(commands, "around", do_around, "bring the cluster up, run a command there, and take away what was brought")
-    one.add_argument("--not-existing", action="store_true", help="leave a cluster alone that KUBECONFIG names, and say so")
     one.add_argument("words", nargs=argparse.REMAINDER, metavar="COMMAND ...")
     command(commands, "upstream", do_upstream, "copy Argo's install manifests out of its modules into this checkout")
     one = command(commands, "programs", do_programs, "build programs into the cache and print where they lie")
@@ -122,12 +121,6 @@ def next_commands(places: Places, kind: Kind) -> str:
 def do_around(places: Places, given: argparse.Namespace) -> int:
     kind = kind_of(places, given)
     install = os.environ.get("CI") == "true"
-    if kind is Kind.EXISTING and given.not_existing:
-        print(
-            "not run: what needs a cluster, as KUBECONFIG names yours and these tests break things. To let them: make test-cluster",
-            file=sys.stderr,
-        )
-        return 0
     if kind is Kind.LOCAL and (why := cannot_be_built(install=install)) and not os.environ.get("COUNTERSIGN_TEST_ALL"):
         print(f"not run: what needs a cluster. {why}. Then: make test-cluster", file=sys.stderr)
         return 0

@@ -387,13 +387,6 @@ def test_where_no_cluster_can_be_had_one_line_says_so(tmp_path: Path) -> None:
     assert (said.returncode, "not run" in said.stderr) == (2, False)
 
 
-def test_tests_break_nothing_on_a_cluster_that_happens_to_be_named(tmp_path: Path) -> None:
-    """Whoever works with a bank's cluster has KUBECONFIG set, and types `make test`."""
-    said = ask("around", "--not-existing", "no-such-program", HOME=str(tmp_path), KUBECONFIG=str(tmp_path / "of-others"))
-    assert (said.returncode, said.stdout, said.stderr.count("\n")) == (0, "", 1)
-    assert said.stderr.startswith("not run: what needs a cluster, as KUBECONFIG names yours")
-
-
 def test_down_without_a_cluster_is_done_at_once(tmp_path: Path) -> None:
     said = ask("down", HOME=str(tmp_path), KUBECONFIG=str(tmp_path / "of-others"))
     assert (said.returncode, "left as it is" in said.stdout) == (0, True)
