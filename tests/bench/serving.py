@@ -181,6 +181,7 @@ def report(found: Mapping[tuple[str, str], list[dict[str, float]]], absent: Mapp
         rows=rows,
         goals=(
             goal("score: at least 0.9 of bare FastAPI (log strict)", (STRICT, "predict"), (BARE, "predict"), 0.9),
+            goal("score: at least 0.9 of bare FastAPI (log batched)", (BATCHED, "predict"), (BARE, "predict"), 0.9),
             goal("score: ahead of MLServer", (STRICT, "predict"), (MLSERVER, "predict"), 1.0),
             goal("score: ahead of BentoML", (STRICT, "predict"), (BENTO, "predict"), 1.0),
             goal("with reasons for every decision: three times MLServer", (STRICT, "explain"), (MLSERVER, "explain"), 3.0),
