@@ -34,7 +34,7 @@ lint: $(VENV)/installed ## style, types, layers, stale generated files
 	python infra/charts/generate.py --check infra/charts/model-server
 
 unit: $(VENV)/installed $(DATA) ## the tests that need no cluster
-	pytest -m "not cluster" -n 3 --dist loadfile --no-loadscope-reorder
+	pytest -m "not cluster" -n 4 --dist loadfile --no-loadscope-reorder
 
 test-cluster: $(VENV)/installed $(DATA) ## the tests that need a cluster, on yours or on one that is brought up for them and taken away
 	@python infra/cluster around $(AGAIN) on-cluster
