@@ -86,9 +86,9 @@ def test_the_files_that_people_open_count_too(ran: Home) -> None:
     assert ran.ask("verify", "@latest").code == 0
 
 
-def test_files_of_another_run_are_not_taken_for_changed_ones(ran: Home) -> None:
-    first = ran.ask("show", "--json").json["runs"][-1]["run"]
-    assert ran.ask("run", "toy", "--set", "pick.at_least=35", "--json").code == 0
-    assert ran.ask("verify", first).code == 0
-    (ran.path / "artifacts/toy/total.json").unlink()
-    assert ran.ask("verify", first).code == 0
+def test_files_of_another_run_are_not_taken_for_changed_ones(home: Home) -> None:
+    first = home.run()["run"]
+    home.run("--set", "pick.at_least=35")
+    assert home.ask("verify", first).code == 0
+    (home.path / "artifacts/toy/total.json").unlink()
+    assert home.ask("verify", first).code == 0
