@@ -201,10 +201,7 @@ def git(top: Path, *words: str) -> None:
 
 @pytest.fixture
 def home(template: Path, tmp_path: Path) -> Home:
-    """A fresh checkout of the toy pipeline, with keys of its own."""
-    top = tmp_path / "repo"
-    shutil.copytree(template, top)
-    return make_home(top, tmp_path)
+    return home_from(template, tmp_path)
 
 
 SHARED = """\
@@ -252,6 +249,12 @@ def lacking(what: str) -> NoReturn:
     if os.environ.get("COUNTERSIGN_TEST_ALL"):
         pytest.fail(f"this machine lacks {what}")
     pytest.skip(f"this machine lacks {what}")
+
+
+def home_from(template: Path, scratch: Path) -> Home:
+    """A fresh checkout of the toy pipeline, with keys of its own."""
+    shutil.copytree(template, scratch / "repo")
+    return make_home(scratch / "repo", scratch)
 
 
 def make_home(top: Path, scratch: Path) -> Home:

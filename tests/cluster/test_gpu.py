@@ -16,7 +16,7 @@ import pytest
 
 from tests.cluster.real import Space, Toy, kubectl, toy_in, wait
 from tests.cluster.test_install import SAFE
-from tests.conftest import Home, make_home
+from tests.conftest import Home, home_from
 from workflows.cluster.interface import Phase
 
 pytestmark = [pytest.mark.cluster, pytest.mark.alone, pytest.mark.timeout(600)]
@@ -29,11 +29,9 @@ HUGE = {"cpu": "64", "memory": "256Gi", "pods": "110", "ephemeral-storage": "100
 @pytest.fixture(scope="module")
 def toy(space: Space, template: Any, tmp_path_factory: pytest.TempPathFactory) -> Toy:
     """The toy pipeline, whose fanned-out step asks for a GPU."""
-    import shutil
 
     scratch = tmp_path_factory.mktemp("gpu")
-    shutil.copytree(template, scratch / "repo")
-    home: Home = make_home(scratch / "repo", scratch)
+    home: Home = home_from(template, scratch)
     declared = home.read("workflows/toy.py")
     assert declared.count(b"Resources(timeout=240)") == 1
     home.write("workflows/toy.py", declared.replace(b"Resources(timeout=240)", b"Resources(timeout=600, gpu=1)"))

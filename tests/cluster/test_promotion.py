@@ -12,7 +12,7 @@ import pytest
 
 from tests.cluster.bank import LAPTOP, SETTINGS, WHY, Bank
 from tests.cluster.real import SOURCE, Space, kubectl, new_space, toy_in
-from tests.conftest import POLICY, ROOT, lacking, make_home
+from tests.conftest import POLICY, ROOT, home_from, lacking
 from tests.promote.world import because, environment
 from workflows.cluster.interface import Phase
 
@@ -38,8 +38,7 @@ def space(cluster: None) -> Iterator[Space]:
 def bank(space: Space, template: Path, tmp_path_factory: pytest.TempPathFactory) -> Bank:
     """One for all tests: an environment's releases are one chain, signed by one promoter."""
     scratch = tmp_path_factory.mktemp("bank")
-    shutil.copytree(template, scratch / "repo")
-    found = Bank(toy=toy_in(space, make_home(scratch / "repo", scratch)), scratch=scratch)
+    found = Bank(toy=toy_in(space, home_from(template, scratch)), scratch=scratch)
     staging = environment(namespace=because(space.name), gates=because(["enough"]))
     staging["approvals"] = [{"role": "vera", "count": 1, "because": WHY}]
     found.decide({who: found.key(LAPTOP if who == "pipeline" else who) for who in ("pipeline", "vera", "promoter")}, {"staging": staging})

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -13,7 +12,7 @@ import pytest
 
 from tests.cluster.events_world import GITHUB, World, install, new_namespace, reached, remove
 from tests.cluster.real import Toy, new_space, toy_in
-from tests.conftest import ROOT, Home, git, make_home
+from tests.conftest import ROOT, Home, git, home_from
 from workflows.cluster import clone
 from workflows.compile import events
 
@@ -68,8 +67,7 @@ class Bank:
 def bank(cluster: None, template: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bank]:
     del cluster
     scratch = tmp_path_factory.mktemp("push")
-    shutil.copytree(template, scratch / "repo")
-    home = make_home(scratch / "repo", scratch)
+    home = home_from(template, scratch)
     world = World(namespace=new_namespace(), secrets={}, sensors=("toy-dev", "toy-staging"))
     home.write("params/triggers.yaml", TRIGGERS.format(repository=GITHUB, dev=world.dev, staging=world.staging))
     said = home.ask("compile")

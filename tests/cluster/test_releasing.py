@@ -7,7 +7,6 @@ No request may fail, and every answer must stand in the decision log, once.
 from __future__ import annotations
 
 import os
-import shutil
 from collections import Counter
 from collections.abc import Iterator
 from datetime import UTC, datetime
@@ -18,7 +17,7 @@ import pytest
 from tests.cluster.bank import LAPTOP, Bank
 from tests.cluster.office import BAD, BETTER, GOOD, Caller, Office
 from tests.cluster.real import kubectl, new_space, toy_in, wait
-from tests.conftest import ROOT, lacking, make_home
+from tests.conftest import ROOT, home_from, lacking
 from tests.serve import world as served
 from workflows.cluster.interface import Phase
 
@@ -34,8 +33,7 @@ def office(cluster: None, template: Path, tmp_path_factory: pytest.TempPathFacto
     kubectl("apply", "--server-side", "--force-conflicts", "-k", str(ROOT / "infra/policies"))
     space = new_space(name)
     scratch = tmp_path_factory.mktemp("office")
-    shutil.copytree(template, scratch / "repo")
-    yield Office(Bank(toy=toy_in(space, make_home(scratch / "repo", scratch)), scratch=scratch))
+    yield Office(Bank(toy=toy_in(space, home_from(template, scratch)), scratch=scratch))
     kubectl("delete", "namespace", name, "--wait=false")
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import signal
 import time
 from collections import Counter
@@ -18,7 +17,7 @@ import pytest
 from tests.cluster.bank import Bank
 from tests.cluster.office import GOOD, NAME, Caller, Office
 from tests.cluster.real import kubectl, new_space, toy_in, wait
-from tests.conftest import ROOT, make_home
+from tests.conftest import ROOT, home_from
 from tests.promote.world import because
 
 pytestmark = [pytest.mark.cluster, pytest.mark.alone, pytest.mark.timeout(600)]
@@ -32,8 +31,7 @@ def office(cluster: None, template: Path, tmp_path_factory: pytest.TempPathFacto
     del cluster
     space = new_space(SPACE)
     scratch = tmp_path_factory.mktemp("serving")
-    shutil.copytree(template, scratch / "repo")
-    bank = Bank(toy=toy_in(space, make_home(scratch / "repo", scratch)), scratch=scratch)
+    bank = Bank(toy=toy_in(space, home_from(template, scratch)), scratch=scratch)
     values = {"canary": {"enabled": False}, "autoscaling": AUTOMATIC, "resources": {"requests": {"cpu": "100m", "memory": "256Mi"}}}
     office = Office(bank, policed=False, prod=ANYBODY, values=values)
     (scratch / "values.json").write_text(json.dumps(office.values))

@@ -16,7 +16,7 @@ import urllib3
 
 from tests.cluster.real import Space, Toy, kubectl, new_space, toy_in, wait
 from tests.cluster.test_commands import commit_of, plain, row, terminal
-from tests.conftest import Home, git, make_home
+from tests.conftest import Home, git, home_from
 from workflows.cluster.interface import Phase, Submission
 from workflows.prove.anchor import State
 
@@ -34,11 +34,9 @@ def space(cluster: None) -> Iterator[Space]:
 @pytest.fixture(scope="module")
 def toy(space: Space, template: Path, tmp_path_factory: pytest.TempPathFactory) -> Toy:
     """The toy pipeline, published by `countersign publish`, code of its own so that nothing is there to reuse."""
-    import shutil
 
     scratch = tmp_path_factory.mktemp("submit")
-    shutil.copytree(template, scratch / "repo")
-    home = make_home(scratch / "repo", scratch)
+    home = home_from(template, scratch)
     home.write("steps/toy.py", home.read("steps/toy.py") + f"\n# {time.time_ns()}\n".encode())
     found = toy_in(space, home)
     git(home.path, "add", "-A")

@@ -21,7 +21,7 @@ from securesystemslib.dsse import Envelope
 from securesystemslib.exceptions import VerificationError
 from securesystemslib.signer import SSlibKey
 
-from tests.conftest import lacking, make_home
+from tests.conftest import home_from, lacking
 from tests.prove.chain import RUN, build
 from workflows.prove.signature import Signer, read_private
 
@@ -41,8 +41,7 @@ class Signed:
 @pytest.fixture(scope="module")
 def signed(template: Path, tmp_path_factory: pytest.TempPathFactory) -> Signed:
     scratch = tmp_path_factory.mktemp("signed")
-    shutil.copytree(template, scratch / "repo")
-    home = make_home(scratch / "repo", scratch)
+    home = home_from(template, scratch)
     home.run()
     records = sorted(p for p in (home.path / ".countersign/records").iterdir() if p.is_file())
     assert len(records) == 5, "of four tasks, and the seal"

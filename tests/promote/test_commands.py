@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from ruamel.yaml import YAML
 
-from tests.conftest import Home, Said, git, make_home
+from tests.conftest import Home, Said, git, home_from
 from tests.promote.world import because, environment
 
 WHY = "so that a test can see it"
@@ -47,11 +47,9 @@ class Bank:
 
 @pytest.fixture(scope="module")
 def bank(template: Path, tmp_path_factory: pytest.TempPathFactory) -> Bank:
-    import shutil
 
     scratch = tmp_path_factory.mktemp("bank")
-    shutil.copytree(template, scratch / "repo")
-    return Bank(make_home(scratch / "repo", scratch), scratch)
+    return Bank(home_from(template, scratch), scratch)
 
 
 def test_from_a_run_to_a_rollback(bank: Bank) -> None:

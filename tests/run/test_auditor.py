@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from tests import s3server
-from tests.conftest import ROOT, Home, Said, git, make_home
+from tests.conftest import ROOT, Home, Said, git, home_from, make_home
 from tests.pods import Pods, ReadOnly, commit_of, read_only
 from workflows.run.session import archive, tree_files
 
@@ -28,8 +28,7 @@ def dvc(home: Home, *words: str, **env: str) -> Said:
 def made(template: Path, s3_server: s3server.Server, tmp_path_factory: pytest.TempPathFactory) -> Pods:
     """A run of the toy pipeline that pods have made and sealed."""
     scratch = tmp_path_factory.mktemp("cluster")
-    shutil.copytree(template, scratch / "repo")
-    home = make_home(scratch / "repo", scratch)
+    home = home_from(template, scratch)
     assert home.ask("compile").code == 0
     for words in (("init", "-q"), ("remote", "add", "s3", "s3://countersign-data")):
         assert dvc(home, *words).code == 0

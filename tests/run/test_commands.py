@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 
 import pytest
 
-from tests.conftest import Home, make_home
+from tests.conftest import Home, home_from
 
 
 @pytest.fixture(scope="module")
 def ran(template: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Home, str, str]:
     """A checkout with two runs, which the tests only read; the ids of both."""
     scratch = tmp_path_factory.mktemp("ran")
-    shutil.copytree(template, scratch / "repo")
-    home = make_home(scratch / "repo", scratch)
+    home = home_from(template, scratch)
     first = home.run()["run"]
     return home, first, home.run("--set", "pick.at_least=35")["run"]
 

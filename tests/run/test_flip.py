@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tests.conftest import Home, make_home
+from tests.conftest import Home, home_from
 from workflows.prove.verify import verify
 from workflows.run import journal, keys
 from workflows.run.reader import StoreReader
@@ -19,8 +18,7 @@ from workflows.run.session import local_store
 @pytest.fixture(scope="module")
 def ran(template: Path, tmp_path_factory: pytest.TempPathFactory) -> Home:
     scratch = tmp_path_factory.mktemp("ran")
-    shutil.copytree(template, scratch / "repo")
-    home = make_home(scratch / "repo", scratch)
+    home = home_from(template, scratch)
     home.run()
     return home
 

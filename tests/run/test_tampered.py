@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import Home, make_home
+from tests.conftest import Home, home_from
 from tests.prove.test_bundle import zipped
 from workflows.prove import bundle
 
@@ -18,8 +18,7 @@ from workflows.prove import bundle
 def ran(template: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Home, str, bytes]:
     """A checkout with a run that verifies, which the tests copy; the run; its bundle."""
     scratch = tmp_path_factory.mktemp("ran")
-    shutil.copytree(template, scratch / "repo")
-    home = make_home(scratch / "repo", scratch)
+    home = home_from(template, scratch)
     run = home.run()["run"]
     assert home.ask("verify", run).code == 0
     assert home.ask("bundle", run, "-o", "it.bundle").code == 0
