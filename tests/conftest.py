@@ -10,7 +10,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NoReturn
@@ -89,33 +89,33 @@ class Home:
     path: Path
     env: dict[str, str] = field(default_factory=dict)
 
-    def start(self, *words: str, cwd: Path | None = None, **env: str) -> subprocess.Popen[str]:
+    def start(self, *words: str, cwd: Path | None = None, env: Mapping[str, str] | None = None) -> subprocess.Popen[str]:
         return subprocess.Popen(
             [sys.executable, *words],
             cwd=cwd or self.path,
-            env={**self.env, **env},
+            env={**self.env, **(env or {})},
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
             start_new_session=True,
         )
 
-    def ask(self, *words: str, cwd: Path | None = None, within: float = 240, **env: str) -> Said:
+    def ask(self, *words: str, cwd: Path | None = None, within: float = 240, env: Mapping[str, str] | None = None) -> Said:
         """`countersign` with these words."""
-        return self.python_m("workflows.cli", *words, cwd=cwd, within=within, **env)
+        return self.python_m("workflows.cli", *words, cwd=cwd, within=within, env=env)
 
-    def python_m(self, *words: str, cwd: Path | None = None, within: float = 240, **env: str) -> Said:
+    def python_m(self, *words: str, cwd: Path | None = None, within: float = 240, env: Mapping[str, str] | None = None) -> Said:
         """`python -m` with these words, to its end."""
-        env = {**self.env, **env}
-        if not warm.suits(env):
-            return self.finish(self.start("-m", *words, cwd=cwd, **env), within)
+        given = {**self.env, **(env or {})}
+        if not warm.suits(given):
+            return self.finish(self.start("-m", *words, cwd=cwd, env=env), within)
         folder = cwd or self.path
-        code, out, err = warm.starter_for(folder).run(words, cwd=folder, env=env, within=within)
+        code, out, err = warm.starter_for(folder).run(words, cwd=folder, env=given, within=within)
         return Said(code=code, out=out, err=err)
 
-    def drive(self, *words: str, **env: str) -> Said:
+    def drive(self, *words: str, env: Mapping[str, str] | None = None) -> Said:
         """One task, as DVC or Argo start it."""
-        return self.python_m("workflows.run.driver", *words, **env)
+        return self.python_m("workflows.run.driver", *words, env=env)
 
     def hold(self) -> subprocess.Popen[str]:
         """A run whose two slow steps are at work, and stay so until `let_go`."""
@@ -145,9 +145,9 @@ class Home:
                 os.killpg(process.pid, signal.SIGKILL)
         return Said(code=process.returncode, out=out, err=err)
 
-    def run(self, *words: str, **env: str) -> Any:
+    def run(self, *words: str, env: Mapping[str, str] | None = None) -> Any:
         """A run that must work; its answer."""
-        said = self.ask("run", "toy", "--json", *words, **env)
+        said = self.ask("run", "toy", "--json", *words, env=env)
         assert said.code == 0, said.err + said.out
         return said.json
 

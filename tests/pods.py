@@ -118,7 +118,7 @@ class Pods:
 
     def ask(self, *words: str) -> Said:
         """`countersign` in the checkout, on the store that the pods use."""
-        return self.home.ask(*words, **self.server.env, COUNTERSIGN_STORE=self.url)
+        return self.home.ask(*words, env={**self.server.env, "COUNTERSIGN_STORE": self.url})
 
     def _put(self, data: bytes) -> str:
         d = digest.of_bytes(data)

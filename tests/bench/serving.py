@@ -97,7 +97,7 @@ def contestants(name: str, top: Path, env: Mapping[str, str], port: int) -> Cont
             explain=("/v1/decisions", "explained"),
         )
     if name == BARE:
-        words = (sys.executable, "-m", "uvicorn", "--app-dir", str(HERE), "serving_bare:app", "--port", str(port))
+        words: tuple[str, ...] = (sys.executable, "-m", "uvicorn", "--app-dir", str(HERE), "serving_bare:app", "--port", str(port))
         words += ("--no-access-log", "--log-level", "warning")
         return Contestant(words=words, env=model, up="/docs", predict=("/predict", "plain"), explain=("/explain", "plain"))
     programs = competitors(SERVING_LOCK)

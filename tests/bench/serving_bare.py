@@ -12,7 +12,8 @@ from pydantic import create_model
 
 booster = lgb.Booster(model_file=os.environ["MODEL"])
 NAMES = booster.feature_name()
-Application: Any = create_model("Application", **dict.fromkeys(NAMES, (float, ...)))
+FIELDS: dict[str, Any] = dict.fromkeys(NAMES, (float, ...))
+Application: Any = create_model("Application", **FIELDS)
 app = FastAPI()
 
 

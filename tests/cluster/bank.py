@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -34,10 +35,10 @@ class Bank:
     def key(self, who: str) -> str:
         return str(self.ask(who, "keys", "show", "--json").json["key"])
 
-    def ask(self, who: str, *words: str, cwd: Path | None = None, **env: str) -> Any:
+    def ask(self, who: str, *words: str, cwd: Path | None = None, env: Mapping[str, str] | None = None) -> Any:
         keys = {} if who == LAPTOP else {"COUNTERSIGN_KEYS": str(self.scratch / f"keys-of-{who}")}
         policy = {"COUNTERSIGN_POLICY": str(self.policy)} if self.policy.exists() else {}
-        return self.toy.home.ask(*words, cwd=cwd, within=900, **{**self.toy.env, **keys, **policy, **env})
+        return self.toy.home.ask(*words, cwd=cwd, within=900, env={**self.toy.env, **keys, **policy, **(env or {})})
 
     def decide(self, keys: dict[str, str], environments: dict[str, Any]) -> None:
         """Write the policy: a role for each of these keys, by name."""

@@ -90,7 +90,7 @@ class Toy:
     submitted: list[str] = field(default_factory=list)
 
     def ask(self, *words: str) -> Said:
-        return self.home.ask(*words, **self.env)
+        return self.home.ask(*words, env=self.env)
 
     def submit(self, *words: str) -> str:
         """Submit, and the workflow's name."""

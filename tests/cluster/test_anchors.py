@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -152,22 +152,22 @@ class Fake:
         )  # fmt: skip
 
 
-def annotations(fake: Fake) -> Annotations:
+def annotated(fake: Fake) -> Annotations:
     return Annotations(connect=lambda: fake)  # type: ignore[arg-type,return-value]
 
 
 def test_the_workflow_s_annotation() -> None:
     fake = Fake(there={"toy-1": {RUN_KEY: RUN, ROOT_KEY: ROOT}, "other": {RUN_KEY: f"{RUN}-2", ROOT_KEY: OTHER}})
-    assert annotations(fake).look(RUN) == (Noted(root=ROOT, where="workflow bank/toy-1"),)
-    assert state(annotations(fake), OTHER) is State.OTHER
-    assert state(annotations(fake), run="toy-111111111111") is State.NONE
+    assert annotated(fake).look(RUN) == (Noted(root=ROOT, where="workflow bank/toy-1"),)
+    assert state(annotated(fake), OTHER) is State.OTHER
+    assert state(annotated(fake), run="toy-111111111111") is State.NONE
     fake.there["again"] = {RUN_KEY: RUN, ROOT_KEY: OTHER}
-    assert state(annotations(fake)) is State.OTHER
+    assert state(annotated(fake)) is State.OTHER
     fake.gone |= {"again"}
-    assert state(annotations(fake)) is State.SAME
+    assert state(annotated(fake)) is State.SAME
     fake.there["again"] = {RUN_KEY: RUN}
     fake.gone.clear()
-    assert state(annotations(fake)) is State.OTHER, "a workflow that says it made the run, and names no root"
+    assert state(annotated(fake)) is State.OTHER, "a workflow that says it made the run, and names no root"
 
 
 def test_a_long_run_s_label_is_cut_and_its_annotation_is_not() -> None:
@@ -176,7 +176,7 @@ def test_a_long_run_s_label_is_cut_and_its_annotation_is_not() -> None:
     assert all(len(x) == 63 and x[-1].isalnum() for x in labels)
     assert labels[0] != labels[1]
     assert run_label(RUN) == RUN
-    assert state(annotations(Fake(there={"w": {RUN_KEY: long[0], ROOT_KEY: ROOT}})), run=long[0]) is State.SAME
+    assert state(annotated(Fake(there={"w": {RUN_KEY: long[0], ROOT_KEY: ROOT}})), run=long[0]) is State.SAME
 
 
 def test_a_cluster_that_is_away_or_hangs() -> None:
@@ -232,11 +232,12 @@ def test_a_root_is_locked_and_nobody_changes_it(bucket: S3Store, real_s3: s3serv
     assert verdict.said == f"s3://{LOCKED}/{key(bucket)}, COMPLIANCE until {version.until:%Y-%m-%d}"
     assert state(locks, OTHER) is State.OTHER
     client = real_s3.client()
-    for attack in (
+    attacks: tuple[Callable[[], object], ...] = (
         lambda: client.put_object(Bucket=LOCKED, Key=key(bucket), Body=b"x"),
         lambda: client.delete_object(Bucket=LOCKED, Key=key(bucket)),
         lambda: client.delete_object(Bucket=LOCKED, Key=key(bucket), BypassGovernanceRetention=True),
-    ):
+    )
+    for attack in attacks:
         with pytest.raises(ClientError, match="object lock"):
             attack()
     assert state(locks) is State.SAME
@@ -315,7 +316,9 @@ def test_what_was_put_on_top_or_marked_as_deleted_hides_nothing(versioned: Any) 
     locks = LockedObjects(store=store)
     locks.lock(RUN, ROOT, 5)
     versioned.put_object(Bucket=LOCKED, Key=key(store), Body=f"{RUN} {OTHER}\n".encode())
-    assert {n.root for n in locks.look(RUN) if isinstance(n, Noted)} == {ROOT, OTHER}
+    looked = locks.look(RUN)
+    assert isinstance(looked, tuple)
+    assert {n.root for n in looked} == {ROOT, OTHER}
     assert state(locks, OTHER) is State.OTHER
     assert state(locks, ROOT) is State.OTHER
     with pytest.raises(NotVerified):

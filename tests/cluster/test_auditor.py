@@ -73,9 +73,9 @@ def bank(space: Space, tmp_path_factory: pytest.TempPathFactory) -> Bank:
     pulled = dvc(home, "pull", *map(str, (home.path / "data").rglob("*.dvc")))
     assert pulled.code == 0, pulled.err
     store = store_environment(space)
-    said = home.ask("publish", "--templates", "--namespace", NAMESPACE, **store)
+    said = home.ask("publish", "--templates", "--namespace", NAMESPACE, env=store)
     assert said.code == 0, said.err
-    said = home.ask("submit", pipeline.name, "--namespace", NAMESPACE, "--wait", "--json", within=LONG, **store)
+    said = home.ask("submit", pipeline.name, "--namespace", NAMESPACE, "--wait", "--json", within=LONG, env=store)
     assert said.code == 0, said.err + said.out
     return Bank(home=home, space=space, store=store, commit=commit_of(home.path), answer=said.json)
 
@@ -116,7 +116,7 @@ def key(bank: Bank, tmp_path: Path) -> str:
 
 
 def dvc(home: Home, *words: str, within: float = 240) -> Said:
-    return home.finish(home.start("-m", "dvc", *words, PYTHONPATH=""), within)
+    return home.finish(home.start("-m", "dvc", *words, env={"PYTHONPATH": ""}), within)
 
 
 def digests(answer: Any) -> dict[str, str]:
@@ -132,7 +132,7 @@ def test_a_run_on_argo_and_a_run_on_a_laptop_have_equal_digests(bank: Bank) -> N
     assert set(made) == ARTIFACTS
     assert len(made) == 32
     assert digests(said.json) == made
-    shown = bank.home.ask("show", bank.run, "--json", **bank.store).json
+    shown = bank.home.ask("show", bank.run, "--json", env=bank.store).json
     assert "reused" not in {s["outcome"] for s in shown["steps"]}, "the cluster computed all of it"
 
 
@@ -157,7 +157,7 @@ def test_from_the_run_alone_it_verifies_and_its_bundle_does(bank: Bank, auditor:
 
 def test_who_may_look_at_the_cluster_finds_the_root_on_the_workflow(bank: Bank, auditor: Home) -> None:
     words = ("verify", bank.run, "--require-anchor", "annotation", "--namespace", NAMESPACE)
-    said = auditor.ask(*words, KUBECONFIG=bank.store["KUBECONFIG"])
+    said = auditor.ask(*words, env={"KUBECONFIG": bank.store["KUBECONFIG"]})
     assert said.code == 0, said.out + said.err
     assert f"annotation  the same root: workflow {NAMESPACE}/{bank.answer['workflow']}" in said.out
     assert auditor.ask(*words).code == 4, "an anchor that must agree and cannot be reached"

@@ -172,9 +172,9 @@ def test_a_cluster_that_does_not_do_it(lab: Home, api: FakeApi, fault: tuple[int
 
 def test_nobody_there(lab: Home, tmp_path: Path) -> None:
     store = f"file://{lab.path.parent}/shared"
-    refused = lab.ask("submit", "toy", "--store", store, ARGO_SERVER="127.0.0.1:1", ARGO_SECURE="false")
+    refused = lab.ask("submit", "toy", "--store", store, env={"ARGO_SERVER": "127.0.0.1:1", "ARGO_SECURE": "false"})
     assert (refused.code, "cannot be reached: refused" in refused.err) == (75, True)
-    none = lab.ask("submit", "toy", KUBECONFIG=str(tmp_path / "none"))
+    none = lab.ask("submit", "toy", env={"KUBECONFIG": str(tmp_path / "none")})
     assert (none.code, "no cluster to talk to" in none.err, "cluster-up" in none.err) == (2, True, True)
     context = lab.ask("submit", "toy", "--context", "prod")
     assert (context.code, "no context prod" in context.err, "one of: fake" in context.err) == (2, True, True)

@@ -195,8 +195,8 @@ def test_following_survives_a_cluster_that_is_away() -> None:
 def test_patience_has_an_end_and_begins_anew_after_each_answer() -> None:
     with pytest.raises(Temporary, match="cannot be reached"):
         Script(RUNNING, *[AWAY] * 20, watches=[[AWAY]]).follow(patience=30.0)
-    states: list[Progress | Exception | None] = [AWAY, AWAY, AWAY, AWAY, RUNNING] * 4 + [DONE]
-    assert Script(*states, watches=[[]] * 4).follow(patience=16.0)[-1] == DONE
+    states: list[Progress | Exception | None] = [AWAY, AWAY, AWAY, AWAY, RUNNING]
+    assert Script(*states * 4, DONE, watches=[[]] * 4).follow(patience=16.0)[-1] == DONE
 
 
 @pytest.mark.parametrize("script", [Script(RUNNING, watches=[[None]]), Script(RUNNING, None, watches=[[]]), Script(None, watches=[])])

@@ -139,7 +139,7 @@ def test_it_waits_and_says_why_and_runs_when_there_is_one(toy: Toy) -> None:
 
 
 def test_it_goes_to_the_node_with_gpu_label_and_taint_and_to_no_other(toy: Toy) -> None:
-    free = {"resources": {}}
+    free: dict[str, Any] = {"resources": {}}
     with pretended_node("gpu-without-label", {}), pretended_node("gpu-with-label", LABEL):
         with pod(toy.space, "as-rendered", rendered(toy)) as name:
             assert placed(toy.space, name) == ("gpu-with-label", "")

@@ -163,7 +163,7 @@ def run(workflow: dict[str, Any], seconds: int = 240) -> dict[str, Any]:
     name = json.loads(kubectl("create", "-f", "-", "-o", "json", stdin=workflow).stdout)["metadata"]["name"]
     until = time.monotonic() + seconds
     while time.monotonic() < until:
-        found = get(f"workflow/{name}", "-n", NAMESPACE)
+        found: dict[str, Any] = get(f"workflow/{name}", "-n", NAMESPACE)
         if found.get("status", {}).get("phase") in {"Succeeded", "Failed", "Error"}:
             return found
         time.sleep(1)

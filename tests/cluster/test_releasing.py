@@ -95,7 +95,7 @@ def test_from_gates_to_production_and_back(office: Office) -> None:
     one = next(a for a in caller.answered if a["release"]["sequence"] == 2 and a["decision"] == "declined")
     (bank.scratch / "subject").write_text(served.SUBJECT_KEY.hex())
     subject = {"COUNTERSIGN_SUBJECT_KEY_FILE": str(bank.scratch / "subject")}
-    again = bank.ask(LAPTOP, "replay", one["id"], "--env", "prod", "--json", cwd=ROOT, **subject)
+    again = bank.ask(LAPTOP, "replay", one["id"], "--env", "prod", "--json", cwd=ROOT, env=subject)
     assert again.code == 0, again.err + again.out
     assert again.json["same"] is True
 

@@ -36,7 +36,7 @@ def office(cluster: None, template: Path, tmp_path_factory: pytest.TempPathFacto
     office = Office(bank, policed=False, prod=ANYBODY, values=values)
     (scratch / "values.json").write_text(json.dumps(office.values))
     words = ["promote", GOOD, "--env", "prod", "--values", str(scratch / "values.json"), "--json"]
-    said = bank.ask("promoter", *words, COUNTERSIGN_CHART=str(ROOT / "infra/charts/model-server"))
+    said = bank.ask("promoter", *words, env={"COUNTERSIGN_CHART": str(ROOT / "infra/charts/model-server")})
     assert said.code == 0, said.err + said.out
     yield office
     kubectl("delete", "namespace", SPACE, "--wait=false")

@@ -42,7 +42,7 @@ def toy(space: Space, template: Path, tmp_path_factory: pytest.TempPathFactory) 
     git(home.path, "add", "-A")
     git(home.path, "commit", "-qm", "compiled")
     space.kubectl("delete", "workflowtemplate", "toy")
-    said = home.ask("publish", "--templates", "--namespace", NAMESPACE, **found.env)
+    said = home.ask("publish", "--templates", "--namespace", NAMESPACE, env=found.env)
     assert said.code == 0, said.err
     assert "applied    WorkflowTemplate/toy" in said.out
     return found
@@ -186,7 +186,7 @@ def test_again_is_a_new_workflow_that_reuses_what_was_computed(toy: Toy, ways: W
 
 def test_two_people_submit_the_same_at_once(toy: Toy) -> None:
     words = ("-m", "workflows.cli", "submit", "toy", "--namespace", NAMESPACE, "--set", "pick.at_least=31", "--json")
-    said = [toy.home.finish(p) for p in [toy.home.start(*words, **toy.env) for _ in range(3)]]
+    said = [toy.home.finish(p) for p in [toy.home.start(*words, env=toy.env) for _ in range(3)]]
     assert [s.code for s in said] == [0, 0, 0], [s.err for s in said]
     assert len({s.json["workflow"] for s in said}) == 1
     assert sorted(s.json["created"] for s in said) == [False, False, True]
@@ -254,9 +254,9 @@ def test_a_pipeline_that_was_not_published_there(toy: Toy) -> None:
 
 def test_the_right_to_submit_is_enough(toy: Toy, space: Space, tmp_path: Path) -> None:
     env = {**toy.env, **only_as(space, "countersign-submitter", tmp_path)}
-    said = toy.home.ask("submit", "toy", "--namespace", NAMESPACE, "--set", "pick.at_least=32", "--json", **env)
+    said = toy.home.ask("submit", "toy", "--namespace", NAMESPACE, "--set", "pick.at_least=32", "--json", env=env)
     assert (said.code, said.json["created"]) == (0, True), said.err
-    published = toy.home.ask("publish", "--namespace", NAMESPACE, **env)
+    published = toy.home.ask("publish", "--namespace", NAMESPACE, env=env)
     assert (published.code, "forbidden" in published.err) == (2, True)
     space.kubectl("delete", "workflow", said.json["workflow"], "--wait=false")
 
@@ -264,34 +264,34 @@ def test_the_right_to_submit_is_enough(toy: Toy, space: Space, tmp_path: Path) -
 def test_the_right_to_publish_is_enough_and_starts_nothing(toy: Toy, space: Space, tmp_path: Path) -> None:
     env = {**toy.env, **only_as(space, "countersign-publisher", tmp_path)}
     with toy.space.without("workflowtemplate", "toy"):
-        said = toy.home.ask("publish", "--templates", "--namespace", NAMESPACE, **env)
+        said = toy.home.ask("publish", "--templates", "--namespace", NAMESPACE, env=env)
         assert said.code == 0, said.err
         assert space.get("workflowtemplate", "toy")["spec"]["entrypoint"] == "pipeline"
         assert space.get("configmap", "countersign")["data"]["revision"] == commit_of(toy.home)
-    refused = toy.home.ask("submit", "toy", "--namespace", NAMESPACE, "--again", **env)
+    refused = toy.home.ask("submit", "toy", "--namespace", NAMESPACE, "--again", env=env)
     assert (refused.code, "forbidden" in refused.err) == (2, True)
 
 
 def test_the_right_to_audit_is_enough_and_changes_nothing(toy: Toy, space: Space, ways: Ways, tmp_path: Path) -> None:
     toy.ended(ways.submit)
     env = {**toy.env, **only_as(space, "countersign-auditor", tmp_path)}
-    said = toy.home.ask("verify", toy.run_of(ways.submit), "--namespace", NAMESPACE, "--json", **env)
+    said = toy.home.ask("verify", toy.run_of(ways.submit), "--namespace", NAMESPACE, "--json", env=env)
     assert (said.code, said.json["verified"]) == (0, True), said.err
     assert {a["name"]: a["state"] for a in said.json["anchors"]}["annotation"] == State.SAME, said.json["anchors"]
-    refused = toy.home.ask("submit", "toy", "--namespace", NAMESPACE, "--again", **env)
+    refused = toy.home.ask("submit", "toy", "--namespace", NAMESPACE, "--again", env=env)
     assert (refused.code, "forbidden" in refused.err) == (2, True)
 
 
 def test_through_the_argo_server(toy: Toy, server: Server, ways: Ways) -> None:
     toy.ended(ways.submit)
     env = {k: v for k, v in toy.env.items() if k != "KUBECONFIG"} | server.env
-    there = toy.home.ask("submit", "toy", "--json", **env)
+    there = toy.home.ask("submit", "toy", "--json", env=env)
     assert (there.code, there.json["created"], there.json["workflow"]) == (0, False, ways.submit), there.err
-    said = toy.home.ask("submit", "toy", "--again", "--wait", **env)
+    said = toy.home.ask("submit", "toy", "--again", "--wait", env=env)
     assert said.code == 0, said.err
     assert row("join", "done") in said.err
     assert "Passed: every gate said yes (all steps reused)." in said.out
-    refused = toy.home.ask("submit", "toy", **{**env, "ARGO_TOKEN": "Bearer none"})
+    refused = toy.home.ask("submit", "toy", env={**env, "ARGO_TOKEN": "Bearer none"})
     assert (refused.code, "Unauthorized" in refused.err, "ARGO_TOKEN" in refused.err) == (2, True, True)
 
 
@@ -300,7 +300,7 @@ def test_through_the_argo_server(toy: Toy, server: Server, ways: Ways) -> None:
 
 def test_leaving_does_not_stop_the_workflow(toy: Toy) -> None:
     words = ("submit", "toy", "--namespace", NAMESPACE, "--set", "work.mode=slow", "--set", "work.seconds=15", "--wait")
-    process = toy.home.start("-m", "workflows.cli", *words, **toy.env)
+    process = toy.home.start("-m", "workflows.cli", *words, env=toy.env)
     name = wait(lambda: slow_one(toy), "the workflow is there")
     toy.until(name, "pick", Phase.RUNNING, Phase.SUCCEEDED)
     os.killpg(process.pid, signal.SIGINT)

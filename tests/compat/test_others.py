@@ -19,7 +19,7 @@ from google.protobuf.json_format import ParseDict
 from in_toto_attestation.v1.statement import Statement
 from securesystemslib.dsse import Envelope
 from securesystemslib.exceptions import VerificationError
-from securesystemslib.signer import SSlibKey
+from securesystemslib.signer import SSlibKey  # type: ignore[attr-defined]  # re-exported without saying so
 
 from tests.conftest import home_from, lacking
 from tests.prove.chain import RUN, build

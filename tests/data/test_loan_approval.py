@@ -39,12 +39,13 @@ def read(path: Path) -> Any:
 
 def committed(source: str) -> Path:
     """The object that the pointer names, as the remote in the repository holds it."""
-    md5 = read(DATA / source / f"{SOURCES[source]}.dvc")["outs"][0]["md5"]
+    md5: str = read(DATA / source / f"{SOURCES[source]}.dvc")["outs"][0]["md5"]
     return ROOT / "data/.dvc-remote/files/md5" / md5[:2] / md5[2:]
 
 
 def schema(source: str) -> list[dict[str, Any]]:
-    return read(DATA / source / "schema.yaml")["columns"]
+    columns: list[dict[str, Any]] = read(DATA / source / "schema.yaml")["columns"]
+    return columns
 
 
 def table(source: str) -> pa.Table:

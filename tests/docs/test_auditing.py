@@ -56,7 +56,7 @@ def bank(s3_server: s3server.Server, tmp_path_factory: pytest.TempPathFactory) -
         pods.publish()
         pods.go([("measure", None)], **locked)
         runs.append(pods.run)
-    noted = home.ask("anchor", runs[0], "--git-note", "--store", store(), **s3_server.env)
+    noted = home.ask("anchor", runs[0], "--git-note", "--store", store(), env=s3_server.env)
     assert noted.code == 0, noted.err
     (key,) = [k for k in s3_server.objects(BUCKET) if "/keys/" in k]
     body = s3_server.client().get_object(Bucket=BUCKET, Key=key)["Body"].read()

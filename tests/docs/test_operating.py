@@ -56,7 +56,7 @@ class Bank:
         return str(said.json["run"])
 
     def ask(self, *words: str, **env: str) -> Said:
-        return self.home.ask(*words, "--store", f"s3://{self.store}", **{**self.server.env, **env})
+        return self.home.ask(*words, "--store", f"s3://{self.store}", env={**self.server.env, **env})
 
     def keys(self, place: str) -> set[str]:
         bucket, _, prefix = place.partition("/")

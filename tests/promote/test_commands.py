@@ -33,7 +33,7 @@ class Bank:
 
     def ask(self, who: str, *words: str) -> Said:
         keys = {"COUNTERSIGN_KEYS": str(self.scratch / f"keys-of-{who}")} if who else {}
-        return self.home.ask(*words, **keys)
+        return self.home.ask(*words, env=keys)
 
     def json(self, *words: str) -> Any:
         said = self.ask("", *words, "--env", "prod", "--json")

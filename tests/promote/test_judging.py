@@ -19,7 +19,7 @@ from workflows.prove.record import Outcome
 from workflows.prove.verify import Finding
 
 BOTH = (signed("vera"), signed("olga"))
-NO = {**VERDICT, "says": "no", "rules": [{**VERDICT["rules"][0], "value": 4, "says": "no"}]}  # type: ignore[index]
+NO = {**VERDICT, "says": "no", "rules": [{**VERDICT["rules"][0], "value": 4, "says": "no"}]}
 
 
 def test_a_sound_run_with_its_approvals_may_come() -> None:
@@ -85,7 +85,7 @@ def test_a_revoked_key(since: Any, *, allowed: bool) -> None:
 
 
 def test_a_key_counts_once() -> None:
-    two = {"approvals": [{"role": "validator", "count": 2, "because": WHY}]}
+    two: dict[str, Any] = {"approvals": [{"role": "validator", "count": 2, "because": WHY}]}
     again = (signed("vera"), signed("vera", comment="again"))
     found = judged(*again, policy=policies(**two))
     assert found.reasons == (f"1 of 2 approvals by validator: {WHY}",)
@@ -153,7 +153,7 @@ def test_a_floor_under_a_number_that_was_not_judged() -> None:
 
 
 def test_what_was_not_served_before_does_not_come_further() -> None:
-    after = {"after": because("dev")}
+    after: dict[str, Any] = {"after": because("dev")}
     assert any("it was not served in dev before" in r for r in judged(*BOTH, policy=policies(**after)).reasons)
     assert judged(*BOTH, policy=policies(**after), served_before=True).allowed
 
@@ -214,5 +214,5 @@ def test_evidence_names_its_verdicts_by_all_that_they_say() -> None:
     def of(evidence: Evidence) -> str:
         return evidence.verdict_digest
 
-    other = replace(EVIDENCE, verdicts=({**VERDICT, "rules": [{**VERDICT["rules"][0], "value": 21}]},))  # type: ignore[index]
+    other = replace(EVIDENCE, verdicts=({**VERDICT, "rules": [{**VERDICT["rules"][0], "value": 21}]},))
     assert of(EVIDENCE) != of(other)

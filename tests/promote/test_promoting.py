@@ -20,7 +20,8 @@ from workflows.promote import ledger
 from workflows.promote.history import with_approvers
 from workflows.promote.ledger import Entry, Ledger
 from workflows.promote.promoting import Asked, heal, look, promote, release_file, rollback
-from workflows.prove.release import Kind, State, encode_release
+from workflows.prove.release import Kind, Release, State, encode_release
+from workflows.prove.signature import Signer
 
 A, B, C = "toy-aaaaaaaaaaaa", "toy-bbbbbbbbbbbb", "toy-cccccccccccc"
 
@@ -216,11 +217,11 @@ def test_of_two_promotions_at_once_one_prevails(bank: Office) -> None:
 
     class Slow:
         def __init__(self, desk: Any) -> None:
-            self.take = desk.ledger.take
+            self.take: Callable[[Release, Signer], Entry] = desk.ledger.take
 
-        def __call__(self, *words: Any) -> Entry:
+        def __call__(self, wanted: Release, signer: Signer) -> Entry:
             gate.wait(30)
-            return self.take(*words)
+            return self.take(wanted, signer)
 
     def work(run: str) -> None:
         desk = bank.desk(holder=f"elsewhere process {run}")
@@ -297,19 +298,25 @@ def test_one_environment_after_another(tmp_path: Path) -> None:
 # --- The chain of releases
 
 
-def rename(store: Path, one: str, other: str) -> None:
-    (store / other).parent.mkdir(parents=True, exist_ok=True)
-    (store / one).rename(store / other)
+def unlink(store: Path, *names: str) -> None:
+    for name in names:
+        (store / name).unlink()
+
+
+def rename(store: Path, *pairs: tuple[str, str]) -> None:
+    for one, other in pairs:
+        (store / other).parent.mkdir(parents=True, exist_ok=True)
+        (store / one).rename(store / other)
 
 
 MEDDLED: dict[str, Callable[[Path], Any]] = {
-    "an end is taken away": lambda d: (d / "1/ended").unlink(),
-    "a beginning is taken away": lambda d: (d / "1/begun").unlink(),
-    "the first is taken away": lambda d: [(d / "1" / n).unlink() for n in ("begun", "ended")],
-    "one in the middle is taken away": lambda d: [(d / "2" / n).unlink() for n in ("begun", "ended")],
-    "one is put elsewhere": lambda d: [rename(d, f"3/{n}", f"4/{n}") for n in ("begun", "ended")],
-    "one is doubled": lambda d: [rename(d, "2/begun", "4/begun")],
-    "two change places": lambda d: [rename(d, "1/ended", "x"), rename(d, "2/ended", "1/ended"), rename(d, "x", "2/ended")],
+    "an end is taken away": lambda d: unlink(d, "1/ended"),
+    "a beginning is taken away": lambda d: unlink(d, "1/begun"),
+    "the first is taken away": lambda d: unlink(d, "1/begun", "1/ended"),
+    "one in the middle is taken away": lambda d: unlink(d, "2/begun", "2/ended"),
+    "one is put elsewhere": lambda d: rename(d, ("3/begun", "4/begun"), ("3/ended", "4/ended")),
+    "one is doubled": lambda d: rename(d, ("2/begun", "4/begun")),
+    "two change places": lambda d: rename(d, ("1/ended", "x"), ("2/ended", "1/ended"), ("x", "2/ended")),
     "a beginning stands as an end": lambda d: (d / "1/ended").write_bytes((d / "1/begun").read_bytes()),
     "bytes are changed": lambda d: (d / "1/begun").write_bytes((d / "1/begun").read_bytes().replace(b"A", b"B", 1)),
     "nonsense": lambda d: (d / "2/ended").write_bytes(b"{}"),

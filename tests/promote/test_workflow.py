@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from ruamel.yaml import YAML
 
-from tests.promote.world import SIGNERS, Office, because, members, office, raw, run_in
+from tests.promote.world import PRIVATE, SIGNERS, Office, because, members, office, raw, run_in
 from workflows.errors import BadInput, GateRefused
 from workflows.promote import __main__ as program
 from workflows.promote import ledger
@@ -23,8 +23,7 @@ def bank(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Office:
     """A store with one run, and the environment that the workflow's pods have."""
     found = office(tmp_path / "store", deploy=because("nothing"))
     run_in(found.store, RUN)
-    key = SIGNERS["promoter"]._signer._private_key  # type: ignore[attr-defined]
-    (tmp_path / "signing.pem").write_bytes(private_pem(key))
+    (tmp_path / "signing.pem").write_bytes(private_pem(PRIVATE["promoter"]))
     # The clock here is today's, and so are the approvals.
     YAML().dump(raw(released_by=because("promoter")), tmp_path / "environments.yaml")
     (tmp_path / "values.yaml").write_text("{}\n")

@@ -31,8 +31,9 @@ from workflows.run.store.local import LocalStore
 WHY = "so that a test can see it"
 NOW = datetime(2026, 3, 1, 12, 0, 0, tzinfo=UTC)
 PEOPLE = ("pipeline", "promoter", "vera", "victor", "olga", "mallory")
-SIGNERS = {name: Signer(Ed25519PrivateKey.from_private_bytes(bytes([i + 1]) * 32)) for i, name in enumerate(PEOPLE)}
-SIGNERS["pipeline"] = Signer(chain.PRIVATE)
+PRIVATE = {name: Ed25519PrivateKey.from_private_bytes(bytes([i + 1]) * 32) for i, name in enumerate(PEOPLE)}
+PRIVATE["pipeline"] = chain.PRIVATE
+SIGNERS = {name: Signer(key) for name, key in PRIVATE.items()}
 KEYS = {name: s.keyid for name, s in SIGNERS.items()}
 
 
@@ -87,7 +88,7 @@ def policies(change: Callable[[dict[str, Any]], Any] = lambda _: None, **prod: A
     return parse(raw(change, **prod))
 
 
-VERDICT = {
+VERDICT: dict[str, Any] = {
     "gate": "enough",
     "says": "yes",
     "rules": [{"metric": "total", "where": "total", "at_least": 5, "value": 20, "says": "yes", "because": "just so"}],

@@ -36,7 +36,7 @@ PRIVATE = Ed25519PrivateKey.from_private_bytes(bytes(range(32)))
 OTHER = Ed25519PrivateKey.from_private_bytes(bytes(range(1, 33)))
 RUN, EARLIER = "toy-0123456789ab-2", "toy-0123456789ab"
 TASKS = ("make", "part@a", "part@b", "total")
-VERDICTS = [
+VERDICTS: list[dict[str, Any]] = [
     {
         "gate": "enough",
         "says": "yes",

@@ -139,7 +139,7 @@ def test_two_members_of_one_name() -> None:
     assert "two members of this name" in refused(file.getvalue())
 
 
-def repacked(change: Callable[[dict[str, bytes]], None], **how: str) -> bytes:
+def repacked(change: Callable[[dict[str, bytes]], object], **how: str) -> bytes:
     """Packed anew by somebody who knows the format, after a change."""
     members = {n: d for n, d in bundle.read(DATA, "it").members.items() if n != bundle.INDEX}
     change(members)
@@ -147,11 +147,11 @@ def repacked(change: Callable[[dict[str, bytes]], None], **how: str) -> bytes:
     return bundle.pack(members=members, **given)
 
 
-def drop(name: str) -> Callable[[dict[str, bytes]], None]:
-    return lambda m: m.pop(name) and None
+def drop(name: str) -> Callable[[dict[str, bytes]], object]:
+    return lambda m: m.pop(name)
 
 
-def put(name: str, data: bytes) -> Callable[[dict[str, bytes]], None]:
+def put(name: str, data: bytes) -> Callable[[dict[str, bytes]], object]:
     return lambda m: m.update({name: data})
 
 
@@ -173,7 +173,7 @@ RECORD = f"records/{CHAIN.written['make'][1]}"
         (put(RECORD, b"{}"), "record make/1"),
     ],
 )
-def test_a_bundle_packed_anew_after_a_change(change: Callable[[dict[str, bytes]], None], expected: str) -> None:
+def test_a_bundle_packed_anew_after_a_change(change: Callable[[dict[str, bytes]], object], expected: str) -> None:
     data = repacked(change)
     if expected:
         assert expected in refused(data)

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from workflows.prove.gate import BadPolicy, BadVerdict, Rule, Verdict, judge, read_rules, says
 
-SOUND = {"metric": "auc.value", "at_least": 0.7, "because": "agreed with risk"}
+SOUND: dict[str, Any] = {"metric": "auc.value", "at_least": 0.7, "because": "agreed with risk"}
 
 
 def verdict(report: Any, **rule: Any) -> Verdict:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -11,13 +12,13 @@ from hypothesis import strategies as st
 
 from tests.prove.chain import OTHER, PRIVATE, REFUSAL, RUN, VERDICTS, Chain, at, build, but, ring, step
 from workflows.prove import canonical, digest
-from workflows.prove.record import Item, Link, Outcome, Record, Seal, encode_record
+from workflows.prove.record import Item, Link, Outcome, Record, Seal, SealEntry, encode_record
 from workflows.prove.signature import Signer
 
 ELSEWHERE = Item(name="toy/numbers", sha256="9" * 64, md5="9" * 32, size=7)
 
 
-def said(chain: Chain, **how: object) -> str:
+def said(chain: Chain, **how: Any) -> str:
     """All findings as one text; there must be some."""
     result = chain.verify(**how)
     assert not result.ok
@@ -243,9 +244,7 @@ def test_what_stands_was_made_of_what_stands() -> None:
     assert "it stands, but the make it builds on does not" in said(chain)
 
 
-def build_entry(chain: Chain, task: str, attempt: int):  # noqa: ANN201  # a SealEntry
-    from workflows.prove.record import SealEntry
-
+def build_entry(chain: Chain, task: str, attempt: int) -> SealEntry:
     return SealEntry(task=task, attempt=attempt, outcome=chain.written[task][0].outcome, sha256=chain.written[task][1])
 
 

@@ -21,7 +21,7 @@ TASKS = (("pick", None), ("work", "a"), ("work", "b"), ("join", None))
 
 
 def dvc(home: Home, *words: str, **env: str) -> Said:
-    return home.finish(home.start("-m", "dvc", *words, PYTHONPATH="", **env))
+    return home.finish(home.start("-m", "dvc", *words, env={"PYTHONPATH": "", **env}))
 
 
 @pytest.fixture(scope="module")
@@ -109,7 +109,7 @@ def test_verify_reproduce_and_bundle_from_an_empty_folder(made: Pods, auditor: H
 
 def test_in_a_clone_the_code_is_held_against_the_commit(made: Pods, auditor: Home) -> None:
     there = clone(made, auditor)
-    said = there.ask("reproduce", made.run, "--store", made.url, PYTHONPATH=str(there.path))
+    said = there.ask("reproduce", made.run, "--store", made.url, env={"PYTHONPATH": str(there.path)})
     assert said.code == 0, said.out + said.err
     assert f"code from the store's archive: file by file what commit {made.revision} has" in said.out
     assert "bytes for every artifact" in said.out
@@ -123,7 +123,7 @@ def test_code_that_was_published_under_another_commit_s_name(made: Pods, auditor
     sealed(pods)
     assert pods.run != made.run
     there = clone(made, auditor)
-    said = there.ask("reproduce", pods.run, "--store", made.url, PYTHONPATH=str(there.path))
+    said = there.ask("reproduce", pods.run, "--store", made.url, env={"PYTHONPATH": str(there.path)})
     assert said.code == 4
     assert "the code that was run is not what the commit has, although the record says so" in said.err
     assert "other files at steps/toy.py" in said.err

@@ -55,7 +55,7 @@ class Workflow:
         assert "the run is sealed" in said.err, said.err
 
     def ask(self, *words: str, off: int = 0) -> Said:
-        return self.pods.home.ask(*words, **self.env, **(clock(off) if off else {}))
+        return self.pods.home.ask(*words, env={**self.env, **(clock(off) if off else {})})
 
     def verified(self, *, off: int = 0) -> tuple[int, bool]:
         said = self.ask("verify", self.pods.run, "--json", off=off)
@@ -89,7 +89,7 @@ def test_an_hour_off_is_said_at_once_and_nothing_is_written(workflow: Workflow, 
 
 def test_a_question_that_s3_may_not_answer_in_words_is_understood_by_its_date(workflow: Workflow) -> None:
     """To a HEAD there is no body, only 403: without a look at the clocks it reads as a want of rights."""
-    said = workflow.pods.home.finish(workflow.pods.home.start("-c", LOOK, **workflow.env, **clock(-HOUR)))
+    said = workflow.pods.home.finish(workflow.pods.home.start("-c", LOOK, env={**workflow.env, **clock(-HOUR)}))
     assert "Temporary" in said.err
     assert "S3 refuses HeadObject, as this machine's clock and its own are apart" in said.err
 

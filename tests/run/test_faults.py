@@ -19,7 +19,7 @@ from tests.conftest import HELD, NAMES, PARAMS, Home, lacking, make_home, with_s
 
 def refused(home: Home, code: int, *parts: str, words: tuple[str, ...] = (), **env: str) -> str:
     """A run that must fail with this code and say these parts; nothing half-written, nothing personal said or kept."""
-    said = home.ask("run", "toy", *words, **env)
+    said = home.ask("run", "toy", *words, env=env)
     assert said.code == code, said.out + said.err
     for part in parts:
         assert part in said.err
@@ -425,7 +425,7 @@ def test_usage_errors(home: Home) -> None:
 
 def test_outside_a_repository(home: Home, tmp_path: Path) -> None:
     (tmp_path / "nowhere").mkdir()
-    said = home.ask("run", "toy", cwd=tmp_path / "nowhere", PYTHONPATH=str(home.path))
+    said = home.ask("run", "toy", cwd=tmp_path / "nowhere", env={"PYTHONPATH": str(home.path)})
     assert said.code == 2
     assert "not inside a Countersign repository" in said.err
 
@@ -435,7 +435,7 @@ def test_two_clones_do_not_share_code(home: Home, tmp_path: Path) -> None:
     other = tmp_path / "other"
     shutil.copytree(home.path, other)
     (other / "params/toy.yaml").write_text(PARAMS.replace("at_least: 0", "at_least: 1"))
-    said = home.ask("run", "toy", "--json", cwd=other, PYTHONPATH=str(home.path))
+    said = home.ask("run", "toy", "--json", cwd=other, env={"PYTHONPATH": str(home.path)})
     assert said.code == 0, said.err
     assert (other / "artifacts/toy/total.json").exists()
     assert not (home.path / "artifacts").exists()

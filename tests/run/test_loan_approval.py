@@ -38,7 +38,7 @@ def ran(tmp_path_factory: pytest.TempPathFactory) -> tuple[Home, Any, str]:
     home = Home(path=base.path, env={**base.env, "COUNTERSIGN_MASKING_KEY_FILE": str(scratch / "masking")})
     pulled = home.finish(home.start("-m", "dvc", "pull", *map(str, (home.path / "data").rglob("*.dvc"))))
     assert pulled.code == 0, pulled.err
-    said = home.ask("run", "loan_approval", "--json", within=LONG, **HERE)
+    said = home.ask("run", "loan_approval", "--json", within=LONG, env=HERE)
     assert said.code == 0, said.err + said.out
     return home, said.json, said.out + said.err
 
@@ -68,7 +68,7 @@ def test_it_verifies_and_dvc_agrees(ran: tuple[Home, Any, str]) -> None:
 
 def test_it_is_reproduced_to_the_byte_elsewhere(ran: tuple[Home, Any, str], tmp_path: Path) -> None:
     home, answer, _ = ran
-    said = home.ask("reproduce", answer["run"], "--json", within=LONG, **ELSEWHERE, **other_locale(tmp_path))
+    said = home.ask("reproduce", answer["run"], "--json", within=LONG, env={**ELSEWHERE, **other_locale(tmp_path)})
     assert said.code == 0, said.err
     assert "warning threads.OMP_NUM_THREADS: recorded 1, here 2" in said.err.splitlines()
     assert {a["verdict"] for a in said.json["artifacts"]} == {"bytes"}

@@ -33,12 +33,13 @@ def test_an_override_of_one_step_leaves_others_that_repeat_its_values() -> None:
 def test_what_a_plan_has_sorted_is_put_back_in_the_file_s_form() -> None:
     """Every mapping, those in lists too; what is repeated by name is one; what an override added stands behind the rest."""
     read = parameters.read(ROOT, pipeline, {})
-    sorted_ = replace(read, sections=canonical.decode(canonical.encode(read.sections)))
+    sections = canonical.decode(canonical.encode(read.sections))
+    sorted_ = replace(read, sections=sections)
     assert json.dumps(sorted_.sections) != json.dumps(read.sections)
     back = parameters.as_written(ROOT, pipeline, sorted_).sections
     assert {s: json.dumps(v) for s, v in back.items()} == {s: json.dumps(v) for s, v in read.sections.items()}
     assert back["tune"]["profile"] is back["train"]["profile"]
-    sorted_.sections["mask"]["tokens"] = {"a_new": "name", "application_id": "other"}
+    sections["mask"]["tokens"] = {"a_new": "name", "application_id": "other"}
     tokens = parameters.as_written(ROOT, pipeline, sorted_).sections["mask"]["tokens"]
     assert list(tokens.items()) == [("application_id", "other"), ("a_new", "name")]
 

@@ -36,9 +36,9 @@ def verdicts(answer: Any) -> dict[str, str]:
 def test_the_same_bytes_in_another_place_zone_locale_and_thread_count(home: Home, tmp_path: Path) -> None:
     begin = b'    print("picking", file=sys.stderr, flush=True)\n    kept = '
     home.write("steps/toy.py", home.read("steps/toy.py").replace(b"    kept = ", begin).replace(b"import os\n", b"import os\nimport sys\n"))
-    first = home.run("--set", "pick.at_least=35", **HERE)
+    first = home.run("--set", "pick.at_least=35", env=HERE)
     before = kept(home)
-    said = home.ask("reproduce", "@latest", "--json", **ELSEWHERE, **other_locale(tmp_path))
+    said = home.ask("reproduce", "@latest", "--json", env={**ELSEWHERE, **other_locale(tmp_path)})
     assert said.code == 0, said.err
     assert said.json["run"] == first["run"]
     assert set(verdicts(said.json).values()) == {"bytes"}
@@ -108,10 +108,10 @@ def test_a_folder_with_something_in_it(home: Home, tmp_path: Path) -> None:
 def test_a_run_with_a_key_that_is_not_here(home: Home, tmp_path: Path, key: str | None, message: str) -> None:
     with_secret(home)
     git(home.path, "commit", "-qam", "with a secret")
-    home.run(COUNTERSIGN_MASKING_KEY="ab" * 32)
+    home.run(env={"COUNTERSIGN_MASKING_KEY": "ab" * 32})
     before = kept(home)
     env = {"COUNTERSIGN_KEYS": str(tmp_path / "others")} | ({"COUNTERSIGN_MASKING_KEY": key} if key else {})
-    said = home.ask("reproduce", "@latest", "--into", str(tmp_path / "again"), **env)
+    said = home.ask("reproduce", "@latest", "--into", str(tmp_path / "again"), env=env)
     refused(said, 2, message, "hint: ask its owner for it and set COUNTERSIGN_MASKING_KEY_FILE")
     assert said.err.count("error: ") == 1
     assert "abab" not in said.err

@@ -5,14 +5,15 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from tests.conftest import NAMES, Home
 
 
-def digests(answer: dict[str, object]) -> dict[str, str]:
-    return {a["name"]: a["sha256"] for a in answer["artifacts"]}  # type: ignore[attr-defined, index]
+def digests(answer: dict[str, Any]) -> dict[str, str]:
+    return {a["name"]: a["sha256"] for a in answer["artifacts"]}
 
 
 def outcomes(home: Home, run: str) -> dict[str, str]:
@@ -105,7 +106,7 @@ def test_place_file_times_and_jobs_change_nothing(home: Home, tmp_path: Path) ->
     for p in other.rglob("*"):
         if p.is_file():
             p.touch()
-    second = Home(path=other, env=home.env).run("--jobs", "4", PYTHONHASHSEED="7", TZ="Asia/Tokyo", LC_ALL="C")
+    second = Home(path=other, env=home.env).run("--jobs", "4", env={"PYTHONHASHSEED": "7", "TZ": "Asia/Tokyo", "LC_ALL": "C"})
     assert digests(second) == digests(first)
     assert second["run"] == first["run"]
 

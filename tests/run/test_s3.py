@@ -203,8 +203,14 @@ def test_a_server_killed_in_the_middle_of_a_download_and_started_again(own: s3se
     item = keep(store, made)
     begun = threading.Event()
     slices = download._slices
+
+    def slowly(answer: Any) -> Any:
+        begun.set()
+        time.sleep(0.05)
+        return slices(answer)
+
     with pytest.MonkeyPatch.context() as patch, killing(own, 2.0, when=begun.is_set):
-        patch.setattr(download, "_slices", lambda answer: (begun.set(), time.sleep(0.05), slices(answer))[2])
+        patch.setattr(download, "_slices", slowly)
         store.fetch_content(item, tmp_path / "back")
     assert (tmp_path / "back").read_bytes() == made.read_bytes()
 
@@ -380,8 +386,8 @@ def answered(code: str, status: int) -> ClientError:
         (ReadTimeoutError(endpoint_url="http://user:word@host"), Temporary),
         (ConnectTimeoutError(endpoint_url="http://user:word@host"), Temporary),
         (ConnectionResetError("gone"), Temporary),
-        (SSLError(endpoint_url="https://host", error="EOF occurred in violation of protocol"), Temporary),
-        (SSLError(endpoint_url="https://host", error="CERTIFICATE_VERIFY_FAILED"), BadInput),
+        (SSLError(endpoint_url="https://host", error=OSError("EOF occurred in violation of protocol")), Temporary),
+        (SSLError(endpoint_url="https://host", error=OSError("CERTIFICATE_VERIFY_FAILED")), BadInput),
         (answered("AccessDenied", 403), BadInput),
         (answered("ExpiredToken", 400), BadInput),
         (answered("PermanentRedirect", 301), BadInput),

@@ -85,7 +85,7 @@ def test_an_auditor_needs_the_store_and_nothing_else(make: Make, url: str, tmp_p
     ann, auditor = make("ann"), make("auditor")
     run = ann.run("--store", url)["run"]
     assert auditor.ask("show", "--store", url, "--json").json["runs"][0]["run"] == run
-    assert "gate enough" in auditor.ask("show", run, COUNTERSIGN_STORE=url).out
+    assert "gate enough" in auditor.ask("show", run, env={"COUNTERSIGN_STORE": url}).out
     verified = auditor.ask("verify", "@latest", "--store", url, "--json").json
     assert (verified["verified"], verified["trust"]) == (True, "came with the store")
     key = str(next((ann.path / ".countersign/keys").glob("*.pem")))
@@ -96,7 +96,7 @@ def test_an_auditor_needs_the_store_and_nothing_else(make: Make, url: str, tmp_p
     packed = auditor.ask("bundle", run, "--store", url, "-o", str(tmp_path / "run.bundle"))
     assert packed.code == 0, packed.err
     assert auditor.ask("verify", str(tmp_path / "run.bundle")).code == 0
-    again = auditor.ask("reproduce", run, "--json", COUNTERSIGN_STORE=url)
+    again = auditor.ask("reproduce", run, "--json", env={"COUNTERSIGN_STORE": url})
     assert again.code == 0, again.err
     assert {a["verdict"] for a in again.json["artifacts"]} == {"bytes"}
     # A bundle has no data; it comes from the store, to whoever names it.
@@ -203,15 +203,15 @@ def test_a_store_that_goes_away_during_a_run(make: Make, real_s3: s3server.Serve
         env = {**server.env, "COUNTERSIGN_STORE": url, "COUNTERSIGN_STORE_PATIENCE": "1"}
         killer = threading.Thread(target=_stop_when_at_work, args=(server, "here/"))
         killer.start()
-        said = ann.ask("run", "toy", *slow, "--json", **env)
+        said = ann.ask("run", "toy", *slow, "--json", env=env)
         killer.join()
         assert said.code == 75, said.err + said.out
         assert said.json["error"] == "Temporary"
         assert any("S3 does not answer" in p for p in said.json["problems"])
-        assert ann.ask("verify", "@latest", "--json", **env).code == 75
+        assert ann.ask("verify", "@latest", "--json", env=env).code == 75
         server.start()
-        made = ann.run(*slow, **env)
-        assert make("auditor").ask("verify", made["run"], **env).code == 0
+        made = ann.run(*slow, env=env)
+        assert make("auditor").ask("verify", made["run"], env=env).code == 0
         assert ann.ask("verify", made["run"]).code == 0
 
 
@@ -256,7 +256,7 @@ def test_an_address_that_is_wrong(make: Make, words: tuple[str, ...], url: str, 
 
 @pytest.mark.usefixtures("real_s3")  # moto's server takes any
 def test_credentials_that_are_wrong_are_not_repeated(make: Make, url: str) -> None:
-    said = make("ann").ask("show", "--store", url, AWS_SECRET_ACCESS_KEY="a-wrong-word")  # noqa: S106  # it opens nothing
+    said = make("ann").ask("show", "--store", url, env={"AWS_SECRET_ACCESS_KEY": "a-wrong-word"})  # it opens nothing
     assert said.code == 2
     assert "AWS_SECRET_ACCESS_KEY" in said.err
     assert "a-wrong-word" not in said.err + said.out

@@ -217,10 +217,10 @@ def test_unknown_scheme(root: Path) -> None:
 
 def test_a_run_reads_s3_and_notices_when_the_object_changes(home: Home, aws: dict[str, str]) -> None:
     home.write("workflows/toy.py", home.read("workflows/toy.py").replace(b'at="data/toy/people.csv"', b'at="s3://bank/people.csv"'))
-    first = home.run(**aws)
-    assert home.run(**aws)["run"] == first["run"]
+    first = home.run(env=aws)
+    assert home.run(env=aws)["run"] == first["run"]
     boto3.client("s3").put_object(Bucket="bank", Key="people.csv", Body=f"{PEOPLE}Hedy Lamarr,60\n".encode())
-    second = home.run(**aws)
+    second = home.run(env=aws)
     assert second["run"] != first["run"]
     assert b'"total":360' in home.read("artifacts/toy/total.json").replace(b" ", b"")
     # What was read is kept: verification needs no S3.

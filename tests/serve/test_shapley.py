@@ -67,7 +67,7 @@ def test_contributions_are_lightgbms(
     model, data = model_of(seed, **how)
     explainer = Explainer(trees.read(model.model_to_string()))
     rows = unlike(data)
-    theirs = model.predict(rows, pred_contrib=True, num_threads=1)
+    theirs = np.asarray(model.predict(rows, pred_contrib=True, num_threads=1))
     ours = np.array([explainer.contributions(list(r)) for r in rows])
     assert np.abs(ours - theirs[:, :-1]).max() < CLOSE
     assert explainer.expected == pytest.approx(theirs[0, -1], abs=CLOSE)
@@ -79,10 +79,10 @@ def test_scores_are_the_bits_of_predict() -> None:
         model, data = model_of(3, rounds=30, categorical=categorical)
         scorer = Scorer(model.model_to_string(), FEATURES)
         rows = unlike(data)
-        assert [scorer.score(list(r)) for r in rows] == model.predict(rows, num_threads=1).tolist()
-        assert [scorer.raw(list(r)) for r in rows[:5]] == model.predict(rows[:5], num_threads=1, raw_score=True).tolist()
-        slow = scorer.contributions()
-        assert [slow(list(r)).tolist() for r in rows[:5]] == model.predict(rows[:5], num_threads=1, pred_contrib=True)[:, :-1].tolist()
+        assert [scorer.score(list(r)) for r in rows] == np.asarray(model.predict(rows, num_threads=1)).tolist()
+        assert [scorer.raw(list(r)) for r in rows[:5]] == np.asarray(model.predict(rows[:5], num_threads=1, raw_score=True)).tolist()
+        slow, theirs = scorer.contributions(), np.asarray(model.predict(rows[:5], num_threads=1, pred_contrib=True))
+        assert [slow(list(r)).tolist() for r in rows[:5]] == theirs[:, :-1].tolist()
 
 
 def test_a_small_budget_parts_trees_and_changes_nothing() -> None:

@@ -15,14 +15,14 @@ from tests.steps.test_contract import PARAMS
 from workflows.declare import Kind
 from workflows.prove.digest import of_bytes
 from workflows.prove.record import Code, Item, Outcome, Record
-from workflows.prove.signature import Keyring, Signer, private_pem
+from workflows.prove.signature import Keyring, Signer, private_pem, read_public
 from workflows.run import codec
 from workflows.run.journal import Journal
 from workflows.run.store.local import LocalStore
 
 SUBJECT_KEY = bytes(range(40, 72))
 RUN, PIPELINE = "loan-approval-0123456789ab", "loan_approval"
-VERDICTS = [
+VERDICTS: list[dict[str, Any]] = [
     {
         "gate": "performance",
         "says": "yes",
@@ -107,7 +107,7 @@ def sealed(
     )
     journal = Journal(store, run)
     journal.append(record, signer)
-    keys = Keyring({signer.keyid: signer._signer._private_key.public_key()})  # type: ignore[attr-defined]
+    keys = Keyring({signer.keyid: read_public(signer.public_pem)})
     _, root = journal.seal(pipeline=PIPELINE, tasks=("train",), keys=keys, signer=signer, sealed=record.finished)
     return Made(store=store, run=run, root=root, model=items["model"].sha256 if "model" in items else "0" * 64, items=items)
 

@@ -11,9 +11,9 @@ from steps.evaluate import Evaluate, EvaluateParams, evaluate
 from steps.lightgbm_profile import Profile
 from steps.train import Train, TrainParams, train
 
-PROFILE = {"device": "cpu", "num_threads": 1, "seed": 3, "max_bin": 63, "monotone": {"debt": -1}}
+PROFILE: dict[str, Any] = {"device": "cpu", "num_threads": 1, "seed": 3, "max_bin": 63, "monotone": {"debt": -1}}
 CHOSEN = {"rounds": 30, "num_leaves": 7, "min_data_in_leaf": 10, "learning_rate": 0.1, "lambda_l2": 1.0, "feature_fraction": 0.9}
-TRIAL = {"search": "0", "seed": 1, "best": {"number": 0, "log_loss": 0.3, "params": CHOSEN}, "trials": []}
+TRIAL: dict[str, Any] = {"search": "0", "seed": 1, "best": {"number": 0, "log_loss": 0.3, "params": CHOSEN}, "trials": []}
 
 
 def tables(rows: int, seed: int, *, folds: int = 4) -> tuple[pa.Table, pa.Table]:

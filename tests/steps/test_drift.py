@@ -26,7 +26,7 @@ def rows(seed: int, n: int, shift: float = 0.0) -> pa.Table:
     income = np.round(rng.lognormal(1.0 + shift, 0.5, n), 2)
     unit = rng.choice([1, 2, 3], n, p=[0.7, 0.2, 0.1])
     region = rng.choice(["north", "south", "east"], n)
-    gap = np.where(rng.random(n) < 0.1, None, rng.normal(size=n))
+    gap = np.where(rng.random(n) < 0.1, np.array(None), rng.normal(size=n))
     return pa.table(
         {
             "subject": [f"s{i}" for i in range(n)],

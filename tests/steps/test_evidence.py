@@ -267,7 +267,7 @@ def merged(a: dict[str, Any], b: dict[str, Any]) -> dict[str, Any]:
 
 
 def limit_of(rule: dict[str, Any]) -> float:
-    return float(rule.get("at_least", rule.get("at_most")))
+    return float(rule["at_least"] if "at_least" in rule else rule["at_most"])
 
 
 def report_for(gate: str, **changed: Any) -> dict[str, Any]:
@@ -287,7 +287,8 @@ def test_each_rule_of_each_gate_can_say_no(gate: str, number: int) -> None:
     assert judge(gate, "report", rules, report_for(gate)).says == "yes"
     rule = POLICY[gate][number]
     beyond = limit_of(rule) - 0.001 if "at_least" in rule else limit_of(rule) + 0.001
-    for bad in (beyond, float("nan"), "0.9", True, {}):
+    bads: tuple[Any, ...] = (beyond, float("nan"), "0.9", True, {})
+    for bad in bads:
         assert judge(gate, "report", rules, report_for(gate, **{f"rule{number}": bad})).says == "no", bad
     assert judge(gate, "report", rules, report_for(gate, **{f"rule{number}": None})).says == rule.get("if_missing", "no")
     assert judge(gate, "report", rules, {}).says == "no"
@@ -318,7 +319,7 @@ def refused(gate: str, report: dict[str, Any]) -> set[str]:
 
 def test_the_privacy_gate_refuses_small_groups_and_rows_dropped_for_want_of_company() -> None:
     def masking(**changes: Any) -> dict[str, Any]:
-        given = {"masking_key": b"k" * 32, "params": test_mask.params(wanted_k=changes.pop("wanted_k", 5))}
+        given: dict[str, Any] = {"masking_key": b"k" * 32, "params": test_mask.params(wanted_k=changes.pop("wanted_k", 5))}
         return mask(applications=test_mask.people(100, **changes), **given).masking
 
     assert refused("privacy", masking()) == set()

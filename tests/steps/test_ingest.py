@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import random
+from typing import Any
 
 import pyarrow as pa
 import pytest
@@ -9,19 +10,19 @@ from steps.ingest import IngestParams, ingest
 from steps.types import BadData
 
 PARAMS = IngestParams(key="id", application_id="number", label="approve")
-FORMS = {"number": ["A3", "A1", "A2"], "id": ["9-3", "9-1", "9-2"], "approve": [1, 0, 1], "amount": [3.0, 1.0, None]}
-ANSWERS = {"id": ["9-1", "9-2", "9-3"], "lines": [1, 2, 3]}
+FORMS: dict[str, list[Any]] = {"number": ["A3", "A1", "A2"], "id": ["9-3", "9-1", "9-2"], "approve": [1, 0, 1], "amount": [3.0, 1.0, None]}
+ANSWERS: dict[str, list[Any]] = {"id": ["9-1", "9-2", "9-3"], "lines": [1, 2, 3]}
 
 
-def form(**rows: list[object]) -> pa.Table:
+def form(**rows: list[Any]) -> pa.Table:
     return pa.table({name: FORMS[name] + rows.get(name, []) for name in FORMS})
 
 
-def bureau(**rows: list[object]) -> pa.Table:
+def bureau(**rows: list[Any]) -> pa.Table:
     return pa.table({name: ANSWERS[name] + rows.get(name, []) for name in ANSWERS})
 
 
-def dropped(report: dict) -> dict[str, int]:
+def dropped(report: dict[str, Any]) -> dict[str, int]:
     return {d["reason"]: d["rows"] for d in report["dropped"] if d["rows"]}
 
 

@@ -87,7 +87,7 @@ def test_as_many_are_approved_as_the_bank_approved() -> None:
 
 def test_a_constraint_holds_for_every_applicant() -> None:
     features = np.column_stack([LATER[n].to_numpy() for n in PLAIN.model.feature_name()])
-    before = PLAIN.model.predict(features)
+    before = np.asarray(PLAIN.model.predict(features))
     features[:, 1] += 0.5  # more debt
     assert (PLAIN.model.predict(features) <= before + 1e-12).all()
 
