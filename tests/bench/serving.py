@@ -6,7 +6,6 @@ import json
 import os
 import shutil
 import signal
-import socket
 import statistics
 import subprocess
 import sys
@@ -18,6 +17,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from harness import HERE, ROOT, CannotMeasure, Contest, Goal, competitors, environment, say, scratch, timed, versions
+
+sys.path.insert(0, str(ROOT))
+from tests.s3server import free_port
 
 CONNECTIONS, SECONDS, ROUNDS = 16, 4.0, 3
 SERVING_LOCK = HERE / "serving-requirements.lock"
@@ -35,12 +37,6 @@ class Contestant:
     predict: tuple[str, str]
     """Path, and the file of requests."""
     explain: tuple[str, str]
-
-
-def free_port() -> int:
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        return int(s.getsockname()[1])
 
 
 def contest() -> Contest:

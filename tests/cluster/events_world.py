@@ -21,6 +21,7 @@ from typing import Any
 
 from tests.compile.example import DECLARED
 from tests.conftest import ROOT
+from tests.s3server import free_port
 from workflows.compile import events
 from workflows.compile.triggers import Triggers
 
@@ -247,7 +248,7 @@ def reached(world: World) -> Iterator[World]:
         address = kubectl_json("get", "service", service, "--namespace", world.namespace)["spec"]["clusterIP"]
         place = (address, host.port)
         if not any(_open(place) for _ in range(10)):
-            place = ("127.0.0.1", _free_port())
+            place = ("127.0.0.1", free_port())
             words = ["kubectl", "port-forward", "--namespace", world.namespace, f"service/{service}", f"{place[1]}:{host.port}"]
             forwards.append(subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL))
         until(functools.partial(_open, place), f"{host.name} at {place}", 30)
@@ -267,12 +268,6 @@ def _open(place: tuple[str, int]) -> bool:
         time.sleep(0.5)
         return False
     return True
-
-
-def _free_port() -> int:
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        return int(s.getsockname()[1])
 
 
 def remove(world: World) -> None:

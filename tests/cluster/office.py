@@ -69,6 +69,10 @@ class Caller:
         return int(self.answered[-1]["release"]["sequence"])
 
 
+def is_ready(pod: Mapping[str, Any]) -> bool:
+    return any(c["type"] == "Ready" and c["status"] == "True" for c in pod["status"].get("conditions", []))
+
+
 class Office:
     """A namespace that counts as production, and three runs in its store.
 
@@ -149,10 +153,14 @@ class Office:
         """The promoter, through whoever may submit to it; to the end."""
         return self.bank.ask(LAPTOP, *words, "--env", "prod", "--wait", "--json")
 
-    def serving_pods(self) -> list[str]:
+    def pods(self, *, ready: bool = False) -> list[str]:
+        """The names of the servers that are to stay; `ready`: of those that serve."""
         found = json.loads(self.space.kubectl("get", "pods", "-l", "app.kubernetes.io/name=model-server", "-o", "json"))["items"]
-        ready = [p for p in found if any(c["type"] == "Ready" and c["status"] == "True" for c in p["status"].get("conditions", []))]
-        return sorted(p["metadata"]["name"] for p in ready if "deletionTimestamp" not in p["metadata"])
+        stay = [p for p in found if "deletionTimestamp" not in p["metadata"]]
+        return sorted(p["metadata"]["name"] for p in stay if not ready or is_ready(p))
+
+    def serving_pods(self) -> list[str]:
+        return self.pods(ready=True)
 
     def evict(self, pod: str) -> bool:
         """As a node is drained; whether the disruption budget lets it."""

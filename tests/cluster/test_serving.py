@@ -121,7 +121,7 @@ def test_a_model_that_was_changed_in_the_store_is_not_served(office: Office, cal
     try:
         old = office.serving_pods()
         assert office.evict(old[0])
-        new = wait(lambda: set(pods(office)) - set(old), "another pod starts", patience=60).pop()
+        new = wait(lambda: set(office.pods()) - set(old), "another pod starts", patience=60).pop()
         wait(lambda: "not ready" in office.space.kubectl("logs", new, check=False), "it says that it is not ready", patience=90)
         assert "changed" in office.space.kubectl("logs", new)
         go_on(caller)
@@ -132,11 +132,6 @@ def test_a_model_that_was_changed_in_the_store_is_not_served(office: Office, cal
     assert caller.failed == []
 
 
-def pods(office: Office) -> list[str]:
-    found = json.loads(office.space.kubectl("get", "pods", "-l", "app.kubernetes.io/name=model-server", "-o", "json"))["items"]
-    return [p["metadata"]["name"] for p in found if "deletionTimestamp" not in p["metadata"]]
-
-
 def test_a_peak_brings_pods_and_its_end_takes_them(office: Office, caller: Caller) -> None:
     # Two minutes of patience before pods are taken is right for a bank, and long for a test.
     office.space.patch("hpa", NAME, {"spec": {"behavior": {"scaleDown": {"stabilizationWindowSeconds": 10}}}})
@@ -144,7 +139,7 @@ def test_a_peak_brings_pods_and_its_end_takes_them(office: Office, caller: Calle
     with ExitStack() as crowd:
         many = [crowd.enter_context(Caller(office.url, pause=0)) for _ in range(4)]
         wait(lambda: wanted(office) == 3 and len(office.serving_pods()) == 3, "a third pod serves", patience=180)
-    wait(lambda: wanted(office) == 2 and len(pods(office)) == 2, "two are left", patience=240)
+    wait(lambda: wanted(office) == 2 and len(office.pods()) == 2, "two are left", patience=240)
     go_on(caller)
     assert [c.failed for c in (*many, caller)] == [[]] * 5
     caller.answered += [a for c in many for a in c.answered]  # these, too, must be in the log

@@ -7,28 +7,19 @@ import os
 import signal
 import subprocess
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 import urllib3
 
-from tests.cluster.real import Space, Toy, kubectl, new_space, toy_in, wait
+from tests.cluster.real import Space, Toy, kubectl, toy_in, wait
 from tests.cluster.test_commands import commit_of, plain, row, terminal
 from tests.conftest import Home, git, home_from
 from workflows.cluster.interface import Phase, Submission
 from workflows.prove.anchor import State
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(900)]
-NAMESPACE = "submitting"
-
-
-@pytest.fixture(scope="module")
-def space(cluster: None) -> Iterator[Space]:
-    del cluster
-    yield new_space(NAMESPACE)
-    kubectl("delete", "namespace", NAMESPACE, "--wait=false")
 
 
 @pytest.fixture(scope="module")
@@ -42,7 +33,7 @@ def toy(space: Space, template: Path, tmp_path_factory: pytest.TempPathFactory) 
     git(home.path, "add", "-A")
     git(home.path, "commit", "-qm", "compiled")
     space.kubectl("delete", "workflowtemplate", "toy")
-    said = home.ask("publish", "--templates", "--namespace", NAMESPACE, env=found.env)
+    said = home.ask("publish", "--templates", "--namespace", space.name, env=found.env)
     assert said.code == 0, said.err
     assert "applied    WorkflowTemplate/toy" in said.out
     return found
@@ -54,13 +45,14 @@ class Server:
 
     address: str
     token: str
+    namespace: str
 
     @property
     def env(self) -> dict[str, str]:
         return {
             "ARGO_SERVER": self.address,
             "ARGO_TOKEN": self.token,
-            "ARGO_NAMESPACE": NAMESPACE,
+            "ARGO_NAMESPACE": self.namespace,
             "ARGO_INSECURE_SKIP_VERIFY": "true",
         }
 
@@ -68,7 +60,7 @@ class Server:
 @pytest.fixture(scope="module")
 def server(space: Space) -> Server:
     address = json.loads(kubectl("-n", "argo", "get", "service", "argo-server", "-o", "json"))["spec"]["clusterIP"]
-    return Server(address=f"{address}:2746", token=f"Bearer {token_of(space, 'countersign-submitter')}")
+    return Server(address=f"{address}:2746", token=f"Bearer {token_of(space, 'countersign-submitter')}", namespace=space.name)
 
 
 def token_of(space: Space, account: str) -> str:
@@ -97,11 +89,11 @@ class Ways:
 def ways(toy: Toy, server: Server) -> Ways:
     submit = toy.submit()
     argo = subprocess.run(
-        ["argo", "submit", "-n", NAMESPACE, "--from", "workflowtemplate/toy", "-p", "pick-at_least=35", "-o", "name"],
+        ["argo", "submit", "-n", toy.space.name, "--from", "workflowtemplate/toy", "-p", "pick-at_least=35", "-o", "name"],
         capture_output=True, text=True, check=False, env={**os.environ, "HOME": str(toy.home.path.parent)},
     )  # fmt: skip
     assert argo.returncode == 0, argo.stderr
-    manifest = Submission(name="by-hand", template="toy", arguments={}).manifest(NAMESPACE)
+    manifest = Submission(name="by-hand", template="toy", arguments={}).manifest(toy.space.name)
     del manifest["spec"]["arguments"]
     toy.space.kubectl("create", "-f", "-", given=json.dumps(manifest))
     return Ways(submit=submit, argo=argo.stdout.strip(), kubectl="by-hand", ui=by_the_form(server))
@@ -110,11 +102,10 @@ def ways(toy: Toy, server: Server) -> Ways:
 def by_the_form(server: Server) -> str:
     """What the UI sends when someone fills in a template's form."""
     options = {"generateName": "toy-form-", "parameters": ["work-seconds=0.0"]}
-    body = {"namespace": NAMESPACE, "resourceKind": "WorkflowTemplate", "resourceName": "toy", "submitOptions": options}
+    body = {"namespace": server.namespace, "resourceKind": "WorkflowTemplate", "resourceName": "toy", "submitOptions": options}
+    url = f"https://{server.address}/api/v1/workflows/{server.namespace}/submit"
     with urllib3.PoolManager(cert_reqs="CERT_NONE") as pool, pytest.warns(urllib3.exceptions.InsecureRequestWarning):
-        answer = pool.request(
-            "POST", f"https://{server.address}/api/v1/workflows/{NAMESPACE}/submit", json=body, headers={"Authorization": server.token}
-        )
+        answer = pool.request("POST", url, json=body, headers={"Authorization": server.token})
     assert answer.status == 200, answer.data
     return str(answer.json()["metadata"]["name"])
 
@@ -154,14 +145,14 @@ def test_records_say_which_commit_ran(toy: Toy, ways: Ways) -> None:
 
 def test_watching_an_ended_workflow_ends_as_a_local_run(toy: Toy, ways: Ways) -> None:
     toy.ended(ways.submit)
-    said = toy.ask("watch", ways.submit, "--namespace", NAMESPACE)
+    said = toy.ask("watch", ways.submit, "--namespace", toy.space.name)
     assert said.code == 0, said.err
     for task in ("plan", "pick", "work(0:a)", "work(1:b)", "join", "seal"):
         assert row(task, "done") in said.err
     assert "Passed: every gate said yes." in said.out
     assert f"run        {toy.run_of(ways.submit)}" in said.out
     local = toy.home.run()
-    assert set(local) <= set(toy.ask("watch", ways.submit, "--namespace", NAMESPACE, "--json").json)
+    assert set(local) <= set(toy.ask("watch", ways.submit, "--namespace", toy.space.name, "--json").json)
 
 
 # --- Once, or again
@@ -169,15 +160,15 @@ def test_watching_an_ended_workflow_ends_as_a_local_run(toy: Toy, ways: Ways) ->
 
 def test_the_same_twice_is_one_workflow(toy: Toy, ways: Ways) -> None:
     toy.ended(ways.submit)
-    said = toy.ask("submit", "toy", "--namespace", NAMESPACE)
+    said = toy.ask("submit", "toy", "--namespace", toy.space.name)
     assert (said.code, f"already there: {ways.submit} (Succeeded)" in said.out) == (0, True), said.err
-    waited = toy.ask("submit", "toy", "--namespace", NAMESPACE, "--wait", "--json")
+    waited = toy.ask("submit", "toy", "--namespace", toy.space.name, "--wait", "--json")
     assert (waited.code, waited.json["created"], waited.json["workflow"]) == (0, False, ways.submit)
 
 
 def test_again_is_a_new_workflow_that_reuses_what_was_computed(toy: Toy, ways: Ways) -> None:
     toy.ended(ways.submit)
-    said = toy.ask("submit", "toy", "--namespace", NAMESPACE, "--again", "--wait", "--json")
+    said = toy.ask("submit", "toy", "--namespace", toy.space.name, "--again", "--wait", "--json")
     assert said.code == 0, said.err
     assert said.json["workflow"] not in {ways.submit, ways.argo, ways.kubectl, ways.ui}
     assert said.json["run"] != toy.run_of(ways.submit)
@@ -185,7 +176,7 @@ def test_again_is_a_new_workflow_that_reuses_what_was_computed(toy: Toy, ways: W
 
 
 def test_two_people_submit_the_same_at_once(toy: Toy) -> None:
-    words = ("-m", "workflows.cli", "submit", "toy", "--namespace", NAMESPACE, "--set", "pick.at_least=31", "--json")
+    words = ("-m", "workflows.cli", "submit", "toy", "--namespace", toy.space.name, "--set", "pick.at_least=31", "--json")
     said = [toy.home.finish(p) for p in [toy.home.start(*words, env=toy.env) for _ in range(3)]]
     assert [s.code for s in said] == [0, 0, 0], [s.err for s in said]
     assert len({s.json["workflow"] for s in said}) == 1
@@ -197,12 +188,12 @@ def test_two_people_submit_the_same_at_once(toy: Toy) -> None:
 
 
 def test_a_gate_that_says_no_ends_with_3_and_its_evidence(toy: Toy) -> None:
-    said = toy.ask("submit", "toy", "--namespace", NAMESPACE, "--set", "pick.at_least=45", "--set", "work.mode=fine", "--wait")
+    said = toy.ask("submit", "toy", "--namespace", toy.space.name, "--set", "pick.at_least=45", "--set", "work.mode=fine", "--wait")
     assert said.code == 0, said.err  # 50 years, twice, are exactly enough
     policy = toy.home.read("params/policies/toy.yaml")
     try:
         toy.home.write("params/policies/toy.yaml", policy.replace(b"at_least: 100", b"at_least: 1000"))
-        said = toy.ask("submit", "toy", "--namespace", NAMESPACE, "--wait")
+        said = toy.ask("submit", "toy", "--namespace", toy.space.name, "--wait")
     finally:
         toy.home.write("params/policies/toy.yaml", policy)
     assert said.code == 3, said.err
@@ -214,7 +205,7 @@ def test_a_gate_that_says_no_ends_with_3_and_its_evidence(toy: Toy) -> None:
 
 
 def test_a_step_that_fails_ends_with_its_code(toy: Toy) -> None:
-    said = toy.ask("submit", "toy", "--namespace", NAMESPACE, "--set", "work.mode=bad", "--wait")
+    said = toy.ask("submit", "toy", "--namespace", toy.space.name, "--set", "work.mode=bad", "--wait")
     assert said.code == 2, said.err
     assert "too few ages" in said.err
     assert "Failed: a step did not finish." in said.out
@@ -222,16 +213,16 @@ def test_a_step_that_fails_ends_with_its_code(toy: Toy) -> None:
 
 def test_a_wrong_parameter_starts_nothing(toy: Toy) -> None:
     before = toy.space.kubectl("get", "workflows", "-o", "name")
-    said = toy.ask("submit", "toy", "--namespace", NAMESPACE, "--set", "pick.at_least=many", "--set", "nope.x=1")
+    said = toy.ask("submit", "toy", "--namespace", toy.space.name, "--set", "pick.at_least=many", "--set", "nope.x=1")
     assert (said.code, "no step nope" in said.err, "pick.at_least" in said.err) == (2, True, True)
     assert toy.space.kubectl("get", "workflows", "-o", "name") == before
 
 
 def test_a_wrong_parameter_in_the_form_fails_in_the_first_task_with_words(toy: Toy) -> None:
-    words = ["argo", "submit", "-n", NAMESPACE, "--from", "workflowtemplate/toy", "-p", "pick-at_least=many", "-o", "name"]
+    words = ["argo", "submit", "-n", toy.space.name, "--from", "workflowtemplate/toy", "-p", "pick-at_least=many", "-o", "name"]
     name = subprocess.run(words, capture_output=True, text=True, check=True).stdout.strip()
     assert toy.ended(name).phase is Phase.FAILED
-    said = toy.ask("watch", name, "--namespace", NAMESPACE)
+    said = toy.ask("watch", name, "--namespace", toy.space.name)
     assert said.code == 2
     assert "pick.at_least" in said.err
 
@@ -245,7 +236,7 @@ def test_a_wrong_context_and_a_wrong_namespace(toy: Toy) -> None:
 
 def test_a_pipeline_that_was_not_published_there(toy: Toy) -> None:
     with toy.space.without("workflowtemplate", "toy"):
-        said = toy.ask("submit", "toy", "--namespace", NAMESPACE, "--again")
+        said = toy.ask("submit", "toy", "--namespace", toy.space.name, "--again")
     assert (said.code, "publish --templates" in said.err) == (2, True)
 
 
@@ -254,9 +245,9 @@ def test_a_pipeline_that_was_not_published_there(toy: Toy) -> None:
 
 def test_the_right_to_submit_is_enough(toy: Toy, space: Space, tmp_path: Path) -> None:
     env = {**toy.env, **only_as(space, "countersign-submitter", tmp_path)}
-    said = toy.home.ask("submit", "toy", "--namespace", NAMESPACE, "--set", "pick.at_least=32", "--json", env=env)
+    said = toy.home.ask("submit", "toy", "--namespace", toy.space.name, "--set", "pick.at_least=32", "--json", env=env)
     assert (said.code, said.json["created"]) == (0, True), said.err
-    published = toy.home.ask("publish", "--namespace", NAMESPACE, env=env)
+    published = toy.home.ask("publish", "--namespace", toy.space.name, env=env)
     assert (published.code, "forbidden" in published.err) == (2, True)
     space.kubectl("delete", "workflow", said.json["workflow"], "--wait=false")
 
@@ -264,21 +255,21 @@ def test_the_right_to_submit_is_enough(toy: Toy, space: Space, tmp_path: Path) -
 def test_the_right_to_publish_is_enough_and_starts_nothing(toy: Toy, space: Space, tmp_path: Path) -> None:
     env = {**toy.env, **only_as(space, "countersign-publisher", tmp_path)}
     with toy.space.without("workflowtemplate", "toy"):
-        said = toy.home.ask("publish", "--templates", "--namespace", NAMESPACE, env=env)
+        said = toy.home.ask("publish", "--templates", "--namespace", toy.space.name, env=env)
         assert said.code == 0, said.err
         assert space.get("workflowtemplate", "toy")["spec"]["entrypoint"] == "pipeline"
         assert space.get("configmap", "countersign")["data"]["revision"] == commit_of(toy.home)
-    refused = toy.home.ask("submit", "toy", "--namespace", NAMESPACE, "--again", env=env)
+    refused = toy.home.ask("submit", "toy", "--namespace", toy.space.name, "--again", env=env)
     assert (refused.code, "forbidden" in refused.err) == (2, True)
 
 
 def test_the_right_to_audit_is_enough_and_changes_nothing(toy: Toy, space: Space, ways: Ways, tmp_path: Path) -> None:
     toy.ended(ways.submit)
     env = {**toy.env, **only_as(space, "countersign-auditor", tmp_path)}
-    said = toy.home.ask("verify", toy.run_of(ways.submit), "--namespace", NAMESPACE, "--json", env=env)
+    said = toy.home.ask("verify", toy.run_of(ways.submit), "--namespace", toy.space.name, "--json", env=env)
     assert (said.code, said.json["verified"]) == (0, True), said.err
     assert {a["name"]: a["state"] for a in said.json["anchors"]}["annotation"] == State.SAME, said.json["anchors"]
-    refused = toy.home.ask("submit", "toy", "--namespace", NAMESPACE, "--again", env=env)
+    refused = toy.home.ask("submit", "toy", "--namespace", toy.space.name, "--again", env=env)
     assert (refused.code, "forbidden" in refused.err) == (2, True)
 
 
@@ -299,7 +290,7 @@ def test_through_the_argo_server(toy: Toy, server: Server, ways: Ways) -> None:
 
 
 def test_leaving_does_not_stop_the_workflow(toy: Toy) -> None:
-    words = ("submit", "toy", "--namespace", NAMESPACE, "--set", "work.mode=slow", "--set", "work.seconds=15", "--wait")
+    words = ("submit", "toy", "--namespace", toy.space.name, "--set", "work.mode=slow", "--set", "work.seconds=15", "--wait")
     process = toy.home.start("-m", "workflows.cli", *words, env=toy.env)
     name = wait(lambda: slow_one(toy), "the workflow is there")
     toy.until(name, "pick", Phase.RUNNING, Phase.SUCCEEDED)
@@ -307,8 +298,8 @@ def test_leaving_does_not_stop_the_workflow(toy: Toy) -> None:
     said = toy.home.finish(process)
     assert said.code == 75
     assert f"interrupted; the workflow {name} goes on" in said.err
-    assert f"countersign watch {name} --namespace {NAMESPACE}" in said.err
-    done = toy.ask("watch", name, "--namespace", NAMESPACE)
+    assert f"countersign watch {name} --namespace {toy.space.name}" in said.err
+    done = toy.ask("watch", name, "--namespace", toy.space.name)
     assert (done.code, "Passed" in done.out) == (0, True), done.err
 
 
@@ -323,7 +314,7 @@ def slow_one(toy: Toy) -> str | None:
 
 def test_a_terminal_shows_what_is_at_work(toy: Toy) -> None:
     lab = Home(path=toy.home.path, env={**toy.home.env, **toy.env})
-    with terminal(lab, "submit", "toy", "--namespace", NAMESPACE, "--set", "pick.at_least=33", "--wait", patience=300) as read:
+    with terminal(lab, "submit", "toy", "--namespace", toy.space.name, "--set", "pick.at_least=33", "--wait", patience=300) as read:
         assert "plan" in plain(read("running"))
         shown = plain(read("Check it:"))
         assert row("pick", "done") in shown
