@@ -103,7 +103,7 @@ def _still(seen: _Files, task: Task, record: Record) -> bool:
 
 
 def _items(record: Record) -> dict[str, Digests]:
-    return {i.name: Digests(sha256=i.sha256, md5=i.md5, size=i.size) for i in (*record.inputs, *record.outputs)}
+    return {i.name: i.digests for i in (*record.inputs, *record.outputs)}
 
 
 def _entry(declared: Declared, task: Task, record: Record, seen: _Files, read: Mapping[str, Digests]) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from enum import StrEnum
 from typing import Any
 
 from workflows.prove import canonical, digest
+from workflows.prove.digest import Digests
 
 STATEMENT = "https://in-toto.io/Statement/v1"
 PROVENANCE = "https://slsa.dev/provenance/v1"
@@ -56,6 +57,11 @@ class Item:
     sha256: str
     md5: str
     size: int
+
+    @property
+    def digests(self) -> Digests:
+        """What the file is, whatever its name."""
+        return Digests(sha256=self.sha256, md5=self.md5, size=self.size)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

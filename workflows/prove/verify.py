@@ -399,7 +399,7 @@ def _contents(seal: Seal, records: Mapping[str, Record], reader: Reader) -> tupl
             elsewhere += 1
             if reader.holds_content:
                 findings.append(Finding(where=where, what="missing from the store, or cannot be read"))
-        elif got != Digests(sha256=item.sha256, md5=item.md5, size=item.size):
+        elif got != item.digests:
             findings.append(Finding(where=where, what=f"changed: its bytes have sha256 {got.sha256}, {got.size} bytes"))
         else:
             checked += 1

@@ -24,7 +24,7 @@ def changed(root: Path, seal: Seal, made: Callable[[Item], bool]) -> tuple[Findi
     return tuple(
         Finding(where=path.relative_to(root).as_posix(), what=_words(item, got))
         for (item, path), got in zip(there, found, strict=True)
-        if got != _digests(item) and not made(Item(name=item.name, sha256=got.sha256, md5=got.md5, size=got.size))
+        if got != item.digests and not made(Item(name=item.name, sha256=got.sha256, md5=got.md5, size=got.size))
     )
 
 
@@ -34,10 +34,6 @@ def _places(root: Path, item: Item) -> Iterator[Path]:
     for path in sorted(root.glob(f"{FOLDER}/{glob.escape(name)}/{glob.escape(one)}.*" if one else f"{FOLDER}/{glob.escape(name)}.*")):
         if path.is_file():
             yield path
-
-
-def _digests(item: Item) -> Digests:
-    return Digests(sha256=item.sha256, md5=item.md5, size=item.size)
 
 
 def _words(item: Item, got: Digests) -> str:

@@ -14,7 +14,6 @@ from pathlib import Path
 
 from workflows.errors import NotVerified, Problem
 from workflows.prove.bundle import reused_by, signers_of
-from workflows.prove.digest import Digests
 from workflows.prove.record import Item, NotARecord, Record, decode_record
 from workflows.run.logs import structlog
 from workflows.run.store.interface import Store
@@ -96,5 +95,5 @@ def _content(item: Item, source: Store, target: Store) -> None:
     with tempfile.TemporaryDirectory(prefix="countersign-") as scratch:
         path = Path(scratch) / "content"
         source.fetch_content(item, path)
-        if target.put_content(path) != Digests(sha256=item.sha256, md5=item.md5, size=item.size):
+        if target.put_content(path) != item.digests:
             raise NotVerified(Problem(what="changed on its way to another store", where=item.name))

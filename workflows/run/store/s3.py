@@ -97,7 +97,7 @@ class S3Store:
         return d
 
     def holds(self, item: Item) -> bool:
-        return self._already(Digests(sha256=item.sha256, md5=item.md5, size=item.size))
+        return self._already(item.digests)
 
     def _address(self, md5: str) -> str:
         return f"{self.prefix}files/md5/{md5[:2]}/{md5[2:]}"
