@@ -28,6 +28,7 @@ FIGURES = {
     "AUC, out of fold": ("evaluation", "out_of_fold.auc.value"),
     "AUC, hold-out": ("evaluation", "holdout.auc.value"),
     "AUC over logistic regression": ("evaluation", "out_of_fold.auc_over_baseline.value"),
+    "accuracy, out of fold": ("training", "mitigation_cost.accuracy_with"),
     "approval rate": ("evaluation", "out_of_fold.approval_rate.value"),
     "selection-rate ratio by race, out of fold": ("fairness", "out_of_fold.attributes.race.selection_rate_ratio.value"),
     "selection-rate ratio by race, hold-out": ("fairness", "holdout.attributes.race.selection_rate_ratio.value"),
@@ -65,7 +66,7 @@ def one(clone: Path, key: Path, mitigation: str) -> dict[str, Any]:
     if done.returncode not in {0, 3}:
         raise RuntimeError(done.stderr)
     answer, _ = json.JSONDecoder().raw_decode(done.stdout)
-    reports = {n: json.loads((clone / f"artifacts/loan_approval/{n}.json").read_text()) for n in ("evaluation", "fairness")}
+    reports = {n: json.loads((clone / f"artifacts/loan_approval/{n}.json").read_text()) for n in ("training", "evaluation", "fairness")}
     return {"gates": {g["gate"]: g["says"] for g in answer["gates"]}, "figures": {f: at(reports[r], p) for f, (r, p) in FIGURES.items()}}
 
 
