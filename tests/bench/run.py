@@ -10,7 +10,18 @@ from pathlib import Path
 
 from harness import ROOT, CannotMeasure, say
 
-CONTESTS = ("step_overhead", "hashing", "verify_chain", "memory", "drift", "startup", "run_pipeline", "transfer", "serving")
+CONTESTS = (
+    "step_overhead",
+    "hashing",
+    "verify_chain",
+    "memory",
+    "drift",
+    "startup",
+    "run_pipeline",
+    "transfer",
+    "serving",
+    "serving_memory",
+)
 CLUSTER = ("cluster_chain", "cluster_fan", "cluster_drain", "cluster_reproduce")
 ALL = (*CONTESTS, *CLUSTER)
 HEAD = """# Benchmarks

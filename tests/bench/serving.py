@@ -123,13 +123,13 @@ def mlserver_models(top: Path, port: int) -> None:
 
 
 @contextmanager
-def running(contestant: Contestant, port: int, top: Path) -> Iterator[None]:
+def running(contestant: Contestant, port: int, top: Path) -> Iterator[subprocess.Popen[bytes]]:
     with (top / "said").open("w+") as said:
         words = [*on_core(0), *contestant.words]
         process = subprocess.Popen(words, cwd=top, env=dict(contestant.env), stdout=said, stderr=said, start_new_session=True)
         try:
             until_up(process, f"http://127.0.0.1:{port}{contestant.up}", top)
-            yield
+            yield process
         finally:
             if process.poll() is None:
                 os.killpg(process.pid, signal.SIGTERM)

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import uvloop
@@ -14,8 +16,10 @@ import uvloop
 class Client(asyncio.Protocol):
     """One connection. It reads as much of an answer as it must to know where that ends."""
 
-    def __init__(self, requests: list[bytes], offset: int, seconds: list[float], statuses: dict[bytes, int]) -> None:
-        self.requests, self.at = requests, offset
+    def __init__(
+        self, requests: list[bytes], offset: int, seconds: list[float], statuses: dict[bytes, int], done: Callable[[], None]
+    ) -> None:
+        self.requests, self.at, self.done = requests, offset, done
         self.seconds, self.statuses = seconds, statuses
         self.buffer, self.begun, self.closing = b"", 0.0, False
 
@@ -40,6 +44,7 @@ class Client(asyncio.Protocol):
         status = head[9:12]
         self.statuses[status] = self.statuses.get(status, 0) + 1
         self.buffer = b""
+        self.done()
         if not self.closing:
             self.ask()
 
@@ -48,18 +53,27 @@ class Client(asyncio.Protocol):
             self.statuses[b"lost"] = self.statuses.get(b"lost", 0) + 1
 
 
-async def load(port: int, requests: list[bytes], connections: int, seconds: float) -> dict[str, object]:
+async def load(port: int, requests: list[bytes], connections: int, seconds: float, most: int | None) -> dict[str, object]:
+    """For so many seconds, after a quarter of that to warm up; with `most`, until so many are answered, and no longer than that."""
     loop = asyncio.get_running_loop()
     taken: list[float] = []
     statuses: dict[bytes, int] = {}
+    enough = asyncio.Event()
+
+    def done() -> None:
+        if most is not None and len(taken) >= most:
+            enough.set()
+
     made = [
-        (await loop.create_connection(lambda n=n: Client(requests, n * 37, taken, statuses), "127.0.0.1", port))[1]  # type: ignore[misc]
+        (await loop.create_connection(lambda n=n: Client(requests, n * 37, taken, statuses, done), "127.0.0.1", port))[1]  # type: ignore[misc]
         for n in range(connections)
     ]
-    await asyncio.sleep(seconds / 4)  # warm
-    taken.clear()
+    if most is None:
+        await asyncio.sleep(seconds / 4)  # warm
+        taken.clear()
     begun = time.perf_counter()
-    await asyncio.sleep(seconds)
+    with contextlib.suppress(TimeoutError):
+        await asyncio.wait_for(enough.wait(), seconds)
     lasted = time.perf_counter() - begun
     ordered = sorted(taken)
     for c in made:
@@ -75,10 +89,11 @@ async def load(port: int, requests: list[bytes], connections: int, seconds: floa
 
 def main() -> None:
     port, path, folder, connections, seconds = int(sys.argv[1]), sys.argv[2], Path(sys.argv[3]), int(sys.argv[4]), float(sys.argv[5])
+    most = int(sys.argv[6]) if len(sys.argv) > 6 else None
     head = f"POST {path} HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\ncontent-length: "
     bodies = folder.read_bytes().splitlines()
     requests = [f"{head}{len(b)}\r\n\r\n".encode() + b for b in bodies]
-    sys.stdout.write(json.dumps(uvloop.run(load(port, requests, connections, seconds))) + "\n")
+    sys.stdout.write(json.dumps(uvloop.run(load(port, requests, connections, seconds, most))) + "\n")
 
 
 if __name__ == "__main__":

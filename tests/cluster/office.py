@@ -21,6 +21,7 @@ from tests.conftest import ROOT
 from tests.promote.world import because, environment
 from tests.serve import world as served
 from tests.serve.logs import SIGNER
+from tests.serve.process import metrics_of
 from workflows.cluster import publishing
 from workflows.prove import canonical
 from workflows.prove.signature import Keyring, Signer, private_pem
@@ -39,6 +40,8 @@ class Caller:
     def __init__(self, url: str, *, pause: float = 0.05) -> None:
         self.url, self.pause, self.stop = url, pause, threading.Event()
         self.answered: list[dict[str, Any]] = []
+        self.seconds: list[float] = []
+        """That each answer took."""
         self.failed: list[str] = []
         self.thread = threading.Thread(target=self._work)
 
@@ -57,9 +60,11 @@ class Caller:
             n += 1
             body = json.dumps({"subject": f"applicant-{n}", "features": features[n % 2]}).encode()
             request = urllib.request.Request(f"{self.url}/v1/decisions", data=body, headers={"content-type": "application/json"})  # noqa: S310
+            begun = time.monotonic()
             try:
                 with urllib.request.urlopen(request, timeout=10) as answer:  # noqa: S310
                     self.answered.append(json.loads(answer.read()))
+                self.seconds.append(time.monotonic() - begun)
             except (OSError, urllib.error.HTTPError) as error:
                 self.failed.append(f"{time.time():.1f} {error}")
 
@@ -161,6 +166,9 @@ class Office:
 
     def serving_pods(self) -> list[str]:
         return self.pods(ready=True)
+
+    def metrics(self, pod: str) -> dict[str, float]:
+        return metrics_of(kubectl("get", "--raw", f"/api/v1/namespaces/{self.space.name}/pods/{pod}:9090/proxy/metrics"))
 
     def evict(self, pod: str) -> bool:
         """As a node is drained; whether the disruption budget lets it."""

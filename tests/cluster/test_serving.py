@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import http.client
 import json
 import os
 import signal
+import subprocess
 import time
 from collections import Counter
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -19,11 +22,21 @@ from tests.cluster.office import GOOD, NAME, Caller, Office
 from tests.cluster.real import kubectl, new_space, toy_in, wait
 from tests.conftest import ROOT, home_from
 from tests.promote.world import because
+from tests.serve import hostile
+from tests.serve import world as served
 
 pytestmark = [pytest.mark.cluster, pytest.mark.alone, pytest.mark.timeout(600)]
 SPACE = "serving"
 ANYBODY = {"deploy": because("helm"), "approvals": [], "after": because(None), "released_by": because("anyone")}
 AUTOMATIC = {"enabled": True, "min": 2, "max": 3, "cpu": 60}
+APPLICATION = {"subject": "somebody", "features": served.FEATURES}
+SIZE = 32 * 1024**2  # of the log's volume: as an emptyDir, it is evicted with its pod where it takes more
+FILL = f"""
+import os
+with open("/log/filler", "wb", 0) as filler:
+    while sum(e.stat().st_blocks * 512 for e in os.scandir("/log")) < 0.95 * {SIZE}:
+        filler.write(bytes(65536))
+"""
 
 
 @pytest.fixture(scope="module")
@@ -32,7 +45,10 @@ def office(cluster: None, template: Path, tmp_path_factory: pytest.TempPathFacto
     space = new_space(SPACE)
     scratch = tmp_path_factory.mktemp("serving")
     bank = Bank(toy=toy_in(space, home_from(template, scratch)), scratch=scratch)
-    values = {"canary": {"enabled": False}, "autoscaling": AUTOMATIC, "resources": {"requests": {"cpu": "100m", "memory": "256Mi"}}}
+    values = {
+        "canary": {"enabled": False}, "autoscaling": AUTOMATIC, "log": {"size": f"{SIZE >> 20}Mi"},
+        "resources": {"requests": {"cpu": "100m", "memory": "256Mi"}},
+    }  # fmt: skip
     office = Office(bank, policed=False, prod=ANYBODY, values=values)
     (scratch / "values.json").write_text(json.dumps(office.values))
     words = ["promote", GOOD, "--env", "prod", "--values", str(scratch / "values.json"), "--json"]
@@ -130,6 +146,154 @@ def test_a_model_that_was_changed_in_the_store_is_not_served(office: Office, cal
         toy.client.put_object(Bucket=toy.bucket, Key=key, Body=data, Metadata=noted)
     wait(lambda: new in office.serving_pods(), "it looks again, and serves", patience=120)
     assert caller.failed == []
+
+
+@pytest.fixture
+def steady(office: Office) -> Iterator[Office]:
+    """Two pods, whatever the load: what they count is compared."""
+    office.space.patch("hpa", NAME, {"spec": {"maxReplicas": AUTOMATIC["min"]}})
+    wait(lambda: len(office.pods()) == len(office.serving_pods()) == AUTOMATIC["min"], "two pods serve", patience=240)
+    yield office
+    office.space.patch("hpa", NAME, {"spec": {"maxReplicas": AUTOMATIC["max"]}})
+
+
+def count(office: Office, series: str, *pods: str) -> int:
+    """The sum over all label values that begin so, of these pods or all."""
+    measured = [office.metrics(pod) for pod in pods or office.pods()]
+    return int(sum(v for m in measured for k, v in m.items() if k.startswith(series)))
+
+
+def requests(office: Office, status: str) -> int:
+    return count(office, f'countersign_requests_total{{route="/v1/decisions",status="{status}')
+
+
+def ask(address: tuple[str, int], path: str, body: Any = None) -> tuple[int, Any]:
+    over = http.client.HTTPConnection(*address, timeout=20)
+    over.request("GET" if body is None else "POST", path, body and json.dumps(body), {"content-type": "application/json"})
+    answer = over.getresponse()
+    said = json.loads(answer.read())
+    over.close()
+    return answer.status, said
+
+
+def test_a_logs_disk_is_full_and_then_it_is_not(steady: Office, caller: Caller) -> None:
+    """The pod refuses, takes itself out, decides nothing that it does not log, and comes back by itself."""
+    office, pod = steady, steady.serving_pods()[0]
+    there = office.space.get("pod", pod)
+    address = (there["status"]["podIP"], 8080)
+    before = lengths(office, pod)
+    at = time.time()
+    office.space.kubectl("exec", pod, "--", "python", "-c", FILL)
+    try:
+        wait(lambda: pod not in office.serving_pods(), "it takes itself out", patience=60)
+        out = time.time()
+        decided, _ = lengths(office, pod)
+        for _ in range(20):
+            status, said = ask(address, "/v1/decisions", APPLICATION)
+            assert (status, said["title"]) == (503, "not decided")
+            assert "nothing was decided" in said["detail"]
+        assert ask(address, "/v2/health/ready")[1]["why"] == ["the decision log cannot be written"]
+        assert ask(address, "/v2/health/live")[0] == 200
+        while time.time() < at + 75:  # a node looks once a minute whether a volume is over its limit
+            go_on(caller, 100)
+        assert lengths(office, pod) == (decided, before[1] + decided - before[0])
+        assert restarts(office, pod) == restarts_of(there), "full, it is neither killed nor evicted"
+    finally:
+        office.space.kubectl("exec", pod, "--", "rm", "/log/filler")
+    wait(lambda: pod in office.serving_pods(), "it serves again by itself", patience=60)
+    status, said = ask(address, "/v1/decisions", APPLICATION)
+    assert status == 200
+    caller.answered.append(said)  # this one, too, must be in the log
+    go_on(caller, 100)
+    assert [f for f in caller.failed if "503" not in f or not at < float(f.split()[0]) < out + 5] == []
+    caller.pause = 60
+    wait(lambda: lengths(office, pod)[1] - before[1] == lengths(office, pod)[0] - before[0], "as much in the log as decided", patience=20)
+    checked = office.bank.ask("promoter", "decisions", "--env", "prod", "--json")
+    assert checked.code == 0, checked.err + checked.out
+
+
+def lengths(office: Office, pod: str) -> tuple[int, int]:
+    """How many decisions a pod has made, and how long its log is, as it says every two seconds."""
+    measured = office.metrics(pod)
+    decisions, records = (
+        sum(v for k, v in measured.items() if k.startswith(s)) for s in ("countersign_decisions_total", "countersign_log_records{")
+    )
+    return int(decisions), int(records)
+
+
+def test_slow_ones_and_those_who_hang_up(steady: Office, caller: Caller) -> None:
+    """More than may be worked on at once, a byte at a time: each is sent away in time, and nobody else notices."""
+    address, body = (steady.url.removeprefix("http://"), 80), json.dumps(APPLICATION).encode()
+    before, quick = {s: requests(steady, s) for s in ("408", "499", "5")}, len(caller.seconds)
+    with ThreadPoolExecutor() as pool:
+        slow = [pool.submit(hostile.slow, address, body, 600), pool.submit(hostile.slow, address, body, 50, head_only=True)]
+        for n in range(60):
+            hostile.hang_up(address, body, sent=10 + 5 * n, rudely=n % 2 == 0)
+        bodies, heads = (s.result() for s in slow)
+    assert {e.status for e in bodies} == {408}
+    assert {e.status for e in heads} == {0}
+    assert max(e.seconds for e in (*bodies, *heads)) < 30
+    more = {s: requests(steady, s) - n for s, n in before.items()}
+    assert more.pop("499") > 0
+    assert more == {"408": 600, "5": 0}
+    go_on(caller)
+    seconds = sorted(caller.seconds[quick:])
+    assert seconds[len(seconds) // 2] < 0.2
+    assert seconds[-1] < 3
+    assert caller.failed == []
+
+
+def test_ten_thousand_broken_applications(steady: Office, caller: Caller) -> None:
+    address, before = (steady.url.removeprefix("http://"), 80), {s: requests(steady, s) for s in ("400", "422", "5")}
+    named = count(steady, "countersign_refused_applications_total")
+    answered = hostile.pour(address, json.dumps(APPLICATION).encode(), 10_000)
+    assert set(answered) <= {200, 400, 422}
+    assert answered[400] + answered[422] >= 10_000
+    assert {s: requests(steady, s) - n for s, n in before.items()} == {"400": answered[400], "422": answered[422], "5": 0}
+    assert count(steady, "countersign_refused_applications_total") - named == answered[422]
+    status, said = ask(address, "/v1/decisions", APPLICATION)
+    assert status == 200
+    caller.answered.append(said)
+    assert caller.failed == []
+
+
+@pytest.mark.parametrize("mode", ["positive", "negative"])
+def test_it_answers_as_it_says(office: Office, caller: Caller, mode: str) -> None:
+    from schemathesis import GenerationMode
+
+    from tests.serve.described import answers_as_it_says
+
+    asked = answers_as_it_says(office.url, GenerationMode(mode))
+    assert asked["/v1/decisions"] >= 25
+    go_on(caller)
+    assert caller.failed == []
+
+
+def test_a_node_is_drained_that_has_nowhere_to_send_its_pods(office: Office, caller: Caller) -> None:
+    """`kubectl drain` itself: it takes one pod, waits while the disruption budget keeps the other, and ends once there is room."""
+    old = office.serving_pods()
+    node = office.space.get("pod", old[0])["spec"]["nodeName"]
+    office.space.kubectl("label", "pods", *old, f"countersign/drained={SPACE}")
+    words = ["kubectl", "drain", node, f"--pod-selector=countersign/drained={SPACE}", "--delete-emptydir-data", "--timeout=240s"]
+    drain = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    try:
+        wait(lambda: len(left(office, old)) < len(old), "one pod is evicted", patience=60)
+        go_on(caller, 200)  # the drain asks again every five seconds
+        assert len(left(office, old)) == len(old) - 1
+        assert drain.poll() is None
+        assert set(office.serving_pods()) == left(office, old), "another one has no node to go to"
+    finally:
+        kubectl("uncordon", node)
+    said, _ = drain.communicate(timeout=300)
+    assert drain.returncode == 0, said
+    assert "violate the pod's disruption budget" in said
+    wait(lambda: len(office.serving_pods()) >= 2 and not left(office, old), "others serve", patience=120)
+    go_on(caller)
+    assert caller.failed == []
+
+
+def left(office: Office, old: list[str]) -> set[str]:
+    return set(old) & set(office.pods())
 
 
 def test_a_peak_brings_pods_and_its_end_takes_them(office: Office, caller: Caller) -> None:

@@ -119,6 +119,7 @@ def test_a_group_that_nobody_was_approved_of_does_not_drop_out() -> None:
     [
         ({"unknown": 1}, "'unknown' not allowed"),
         ({"log": {"mode": "sometimes"}}, "/log/mode"),
+        ({"log": {"size": "1 GB"}}, "/log/size"),
         ({"replicas": 0}, "/replicas"),
         ({"image": {"digest": "sha256:1"}}, "/image/digest"),
         ({"code": "main"}, "/code"),

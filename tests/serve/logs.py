@@ -18,9 +18,9 @@ AT = 1_764_000_000_000
 NOW = "2026-03-01T12:00:00.000000+00:00"
 
 
-def disk(top: Path, **how: Any) -> Disk:
+def disk(top: Path, *, most: int | None = None, **how: Any) -> Disk:
     given = {"environment": "prod", "pipeline": "loan_approval", "signer": SIGNER, "keys": KEYS, "now": lambda: NOW, **how}
-    return Disk(top / "log", Owner(**given))
+    return Disk(top / "log", Owner(**given), most=most)
 
 
 def record(n: int) -> tuple[bytes, int]:

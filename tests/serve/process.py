@@ -66,9 +66,9 @@ class Server:
     def metrics(self) -> dict[str, float]:
         own = http.client.HTTPConnection("127.0.0.1", self.metrics_port, timeout=20)
         own.request("GET", "/metrics")
-        lines = own.getresponse().read().decode().splitlines()
+        text = own.getresponse().read().decode()
         own.close()
-        return {k: float(v) for k, _, v in (line.rpartition(" ") for line in lines if not line.startswith("#"))}
+        return metrics_of(text)
 
     def stop(self, number: int = signal.SIGTERM) -> int:
         if self.process.poll() is None:
@@ -76,6 +76,11 @@ class Server:
         code = self.process.wait(60)
         self.said.close()
         return code
+
+
+def metrics_of(text: str) -> dict[str, float]:
+    """Series -> value, as Prometheus reads them."""
+    return {k: float(v) for k, _, v in (line.rpartition(" ") for line in text.splitlines() if not line.startswith("#"))}
 
 
 @contextmanager

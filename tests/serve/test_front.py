@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from structlog.testing import capture_logs
 
-from tests.serve import world
+from tests.serve import hostile, world
 from tests.serve.logs import KEYS, SIGNER, disk
 from tests.serve.world import DECLINED, FEATURES, SUBJECT_KEY
 from workflows.serve import api, openapi
@@ -193,19 +193,10 @@ def test_what_cannot_be_decided_says_what_to_mend(tmp_path: Path, made: world.Ma
 
 def test_ten_thousand_broken_applications(tmp_path: Path, made: world.Made) -> None:
     """A sound application, broken in every way that a few random edits make: each is decided or sent away, none fails."""
-    rng, sound = random.Random(11), json.dumps(SENT).encode()  # noqa: S311
-
-    def broken() -> bytes:
-        data = bytearray(sound)
-        for _ in range(rng.randint(1, 4)):
-            at = rng.randrange(len(data))
-            data[at : at + rng.randint(0, 3)] = rng.choice(
-                [b"", b'"', b"{", b"}", b"[", b"1e9", b"null", b"\x00", b"\xc3", b"-", b"9" * 30, b",", bytes([at % 256])]
-            )
-        return bytes(data)
+    rng = random.Random(11)  # noqa: S311
 
     async def work(w: World) -> set[int]:
-        return {(await w.ask(body=broken())).status for _ in range(10_000)}
+        return {(await w.ask(body=hostile.broken(json.dumps(SENT).encode(), rng))).status for _ in range(10_000)}
 
     assert run(tmp_path, made, work) <= {200, 400, 422}
 
@@ -234,14 +225,30 @@ def test_slow_ones_and_those_who_hang_up(tmp_path: Path, made: world.Made) -> No
 
 
 def test_too_many_at_once_are_sent_away_at_once(tmp_path: Path, made: world.Made) -> None:
-    async def work(w: World) -> Any:
-        waiting = [asyncio.create_task(w.ask(wait=0.2)) for _ in range(3)]
-        await asyncio.sleep(0.05)
-        said, live = await w.ask(), await w.ask("/v2/health/live", method="GET")
-        return said, live, [(await x).status for x in waiting]
+    """Those that are worked on count; however many still arrive, others are decided."""
 
-    said, live, waiting = run(tmp_path, made, work, bounds=Bounds(at_once=3))
-    assert (said.status, said.headers["retry-after"], live.status, waiting) == (503, "1", 200, [200] * 3)
+    async def work(w: World) -> Any:
+        arriving = [asyncio.create_task(w.ask(wait=0.6)) for _ in range(3)]
+        await asyncio.sleep(0.05)
+        meanwhile = await w.ask()
+        keep = w.log.keep
+
+        async def slowly(*what: Any) -> Any:
+            await asyncio.sleep(0.2)
+            return await keep(*what)
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(w.log, "keep", slowly)
+            waiting = [asyncio.create_task(w.ask()) for _ in range(3)]
+            await asyncio.sleep(0.05)
+            said, live = await w.ask(), await w.ask("/v2/health/live", method="GET")
+            in_flight = w.metrics.registry.get_sample_value("countersign_in_flight")
+            ended = [(await x).status for x in (*waiting, *arriving)]
+        return meanwhile, said, live, in_flight, ended, w.front.at_work
+
+    meanwhile, said, live, in_flight, waiting, left = run(tmp_path, made, work, bounds=Bounds(at_once=3))
+    assert meanwhile.status == 200
+    assert (said.status, said.headers["retry-after"], live.status, in_flight, waiting, left) == (503, "1", 200, 3, [200] * 6, 0)
 
 
 def test_a_log_that_takes_nothing_answers_nothing(tmp_path: Path, made: world.Made) -> None:

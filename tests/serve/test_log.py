@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import hashlib
 import os
 import resource
@@ -26,7 +27,7 @@ from workflows.prove.digest import of_bytes
 from workflows.prove.signature import Keyring
 from workflows.run.store.local import LocalStore
 from workflows.serve import chain as chains
-from workflows.serve.disk import Disk, clear, unsent
+from workflows.serve.disk import Disk, clear, taken, unsent
 from workflows.serve.log import DecisionLog, Limits, NotKept
 from workflows.serve.shipping import ship, verify_logs
 
@@ -246,6 +247,49 @@ def test_what_was_sent_is_cleared_the_oldest_first(tmp_path: Path) -> None:
     assert findings(store_of(tmp_path)) == []
 
 
+def test_however_small_only_so_many_that_were_sent_stay(tmp_path: Path) -> None:
+    _, log = shipped(tmp_path, 1, 1, 1, 1)
+    clear(tmp_path / "log", keep=10**9, most=2)
+    assert [p.stem for p in sorted((tmp_path / "log").glob("*.batch"))] == [f"{n:012d}" for n in (2, 3, 4)]
+    log.append([record(4)])
+    log.seal()
+    clear(tmp_path / "log", keep=0, most=0)
+    assert len(unsent(tmp_path / "log")) == 1, "what was not sent stays, however much it is"
+
+
+def test_what_the_folder_takes_is_counted_in_blocks_of_the_disk(tmp_path: Path) -> None:
+    """A file of one line takes a block like any other, and a volume's limit counts blocks."""
+    shipped(tmp_path, 1, 1, 1)
+    size = sum(p.stat().st_size for p in (tmp_path / "log").iterdir())
+    blocks = taken(tmp_path / "log")
+    assert blocks >= 7 * 4096 > 2 * size
+    clear(tmp_path / "log", keep=blocks - 1)
+    assert len(list((tmp_path / "log").glob("*.batch"))) == 2
+
+
+def test_it_takes_no_more_than_it_may(tmp_path: Path) -> None:
+    """Beyond that it refuses, still signs what it has, and goes on once there is room."""
+    log = disk(tmp_path, most=300_000)
+    log.append([record(0)])
+    head = log.head
+    (tmp_path / "log" / "of-somebody-else").write_bytes(bytes(280_000))
+    log.append([record(1)])  # what others put there is seen when a batch is signed
+    log.seal()
+    with pytest.raises(OSError, match="No space"):
+        log.append([record(n) for n in range(200)])
+    with pytest.raises(OSError, match="No space"):
+        log.probe()
+    assert log.head.number == head.number + 1
+    (tmp_path / "log" / "of-somebody-else").unlink()
+    log.probe()
+    log.append([record(2)])
+    log.seal()
+    store = store_of(tmp_path)
+    ship(tmp_path / "log", store, SIGNER, KEYS)
+    [said] = verify_logs(store, "prod", KEYS)
+    assert (said.records, said.findings) == (3, ())
+
+
 @contextmanager
 def no_room(size: int) -> Iterator[None]:
     """Files of this process cannot grow beyond `size` bytes, as on a full disk."""
@@ -274,6 +318,46 @@ def test_a_full_disk_takes_nothing_by_halves(tmp_path: Path) -> None:
     batch = log.seal()
     assert batch
     assert len(chains.bodies(batch, path.read_bytes())) == 3
+
+
+def test_no_room_for_the_next_files_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The batch before is signed, nothing is written anywhere else, and the file is made once there is room."""
+    log, real = written(tmp_path, 2), os.open
+
+    def full(path: Any, flags: int, *more: Any) -> int:
+        if flags & os.O_CREAT and str(path).endswith(".jsonl"):
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return real(path, flags, *more)
+
+    monkeypatch.setattr(os, "open", full)
+    with pytest.raises(OSError, match="No space"):
+        log.seal()
+    other = tmp_path / "of-somebody-else"
+    handle = real(other, os.O_RDWR | os.O_CREAT)  # likely gets the number that the closed file had
+    with pytest.raises(OSError, match="No space"):
+        log.append([record(2)])
+    assert log.seal() is None
+    monkeypatch.setattr(os, "open", real)
+    log.append([record(3)])
+    log.seal()
+    log.close()
+    os.close(handle)
+    assert other.read_bytes() == b""
+    assert disk(tmp_path).head.number == 3
+    store = store_of(tmp_path)
+    ship(tmp_path / "log", store, SIGNER, KEYS)
+    assert findings(store) == []
+
+
+def test_taken_up_on_a_full_disk_and_again_when_there_is_room(tmp_path: Path) -> None:
+    written(tmp_path, 2, 3).close()
+    lines = tmp_path / "log" / "000000000003.jsonl"
+    lines.write_bytes(lines.read_bytes() + b'{"half')  # puts it aside, and signs the rest
+    with no_room(0), pytest.raises((OSError, Temporary)):
+        disk(tmp_path)
+    again = disk(tmp_path)  # in the same process: the first try keeps no lock
+    assert (again.head.number, again.torn) == (5, 6)
+    again.close()
 
 
 # --- while requests come in

@@ -13,13 +13,15 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.serve import world
+from tests.serve import hostile, world
 from tests.serve.logs import KEYS
 from tests.serve.process import ROOT, Server, serving
 from tests.serve.world import DECLINED, FEATURES
@@ -119,6 +121,80 @@ def test_no_room_and_then_room_again(own: world.Made, tmp_path: Path) -> None:
     assert len(logged(own.store)) == 2
 
 
+def test_its_log_takes_no_more_than_it_may(own: world.Made, tmp_path: Path) -> None:
+    """A volume's limit that the disk itself does not know: near it nothing is decided, and below it again everything."""
+    with serving(tmp_path, own, COUNTERSIGN_LOG_SIZE="2Mi") as server:
+        assert server.ask("/v1/decisions", SENT)[0] == 200
+        filler = tmp_path / "log" / "filler"
+        filler.write_bytes(bytes(1_900_000))
+        until(lambda: server.ask("/v1/decisions", SENT)[0] == 503)
+        assert server.ask("/v2/health/ready", None)[1]["why"] == ["the decision log cannot be written"]
+        assert server.ask("/v2/health/live", None)[0] == 200
+        length = records(server)
+        status, said = server.ask("/v1/decisions", SENT)
+        assert (status, "nothing was decided" in said["detail"]) == (503, True)
+        filler.unlink()
+        server.ready(within=10)
+        assert server.ask("/v1/decisions", SENT)[0] == 200
+        until(lambda: records(server) == length + 1)
+        assert server.stop() == 0
+    assert len(logged(own.store)) == length + 1
+
+
+def records(server: Server) -> int:
+    return int(next(v for k, v in server.metrics().items() if k.startswith("countersign_log_records{")))
+
+
+def until(true: Callable[[], bool], within: float = 20.0) -> None:
+    end = time.monotonic() + within
+    while not true():
+        assert time.monotonic() < end
+        time.sleep(0.05)
+
+
+def test_started_on_a_full_disk_it_serves_once_there_is_room(own: world.Made, tmp_path: Path) -> None:
+    server = Server(tmp_path, own)
+    try:
+        resource.prlimit(server.process.pid, resource.RLIMIT_FSIZE, (0, resource.RLIM_INFINITY))
+        with pytest.raises(AssertionError, match="not ready"):
+            server.ready(within=8)
+        assert server.ask("/v2/health/live", None)[0] == 200
+        assert "no room left" in str(server.ask("/v2/health/ready", None)[1]["why"])
+        resource.prlimit(server.process.pid, resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+        server.ready(within=30)
+        assert server.ask("/v1/decisions", SENT)[0] == 200
+    finally:
+        server.stop(signal.SIGKILL)
+
+
+def test_slow_ones_do_not_keep_others_waiting(own: world.Made, tmp_path: Path) -> None:
+    """More of them than requests may be at work, and some who hang up: nobody else notices, and each is sent away in time."""
+    body = json.dumps(SENT).encode()
+    with serving(tmp_path, own) as server, ThreadPoolExecutor() as pool:
+        address = ("127.0.0.1", server.port)
+        slow = [pool.submit(hostile.slow, address, body, 300), pool.submit(hostile.slow, address, body, 20, head_only=True)]
+        for n in range(40):
+            hostile.hang_up(address, body, sent=10 + 9 * n, rudely=n % 2 == 0)
+        over = server.connection()
+        taken = []
+        while not all(s.done() for s in slow):
+            begun = time.monotonic()
+            assert server.ask("/v1/decisions", SENT, over)[0] == 200
+            taken.append(time.monotonic() - begun)
+            time.sleep(0.02)
+        over.close()
+        [bodies, heads] = [s.result() for s in slow]
+        assert {e.status for e in bodies} == {408}
+        assert max(e.seconds for e in bodies) < 12
+        assert {e.status for e in heads} == {0}
+        assert max(e.seconds for e in heads) < 25
+        assert sorted(taken)[len(taken) // 2] < 0.1
+        assert max(taken) < 3
+        requests = {k: v for k, v in server.metrics().items() if k.startswith('countersign_requests_total{route="/v1/decisions"')}
+        assert requests['countersign_requests_total{route="/v1/decisions",status="408"}'] == 300
+        assert not any('status="5' in k for k in requests)
+
+
 def test_what_does_not_verify_is_not_served(own: world.Made, tmp_path: Path) -> None:
     """One byte of the model is changed: alive, not ready, and the reason is said; mended, the same process serves."""
     path = own.store._address(own.items["model"].md5)
@@ -176,9 +252,13 @@ def test_a_decision_is_replayed_on_the_command_line(own: world.Made, tmp_path: P
 
 
 def test_what_is_wrong_with_its_environment_is_said_at_once(own: world.Made, tmp_path: Path) -> None:
-    server = Server(tmp_path, own, COUNTERSIGN_STORE="", COUNTERSIGN_LOG_MODE="loose", COUNTERSIGN_PORT="http")
+    server = Server(tmp_path, own, COUNTERSIGN_STORE="", COUNTERSIGN_LOG_MODE="loose", COUNTERSIGN_PORT="http", COUNTERSIGN_LOG_SIZE="1 GB")
     assert server.process.wait(30) == 2
-    assert all(
-        x in server.log for x in ("COUNTERSIGN_STORE: not set", "expected strict or batched, got loose", "COUNTERSIGN_PORT: not a whole")
+    said = (
+        "COUNTERSIGN_STORE: not set",
+        "expected strict or batched, got loose",
+        "COUNTERSIGN_PORT: not a whole",
+        "512Mi or 1Gi, got 1 GB",
     )
+    assert [x for x in said if x not in server.log] == []
     server.said.close()

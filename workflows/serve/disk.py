@@ -33,6 +33,7 @@ from workflows.serve.chain import Batch, Broken, Head, NotABatch
 LINES, SIGNED, SENT = ".jsonl", ".batch", ".sent"
 NEVER = 2**44  # milliseconds since 1970, later than any decision
 PROBE = 64 * 1024  # bytes that must find room before a full disk counts as mended
+MOST_SENT = 200  # batches in the store that also stay here: each takes blocks of the disk and time at every look, however small
 ASIDE = "keep the folder for whoever looks into it, and start with an empty one: that begins a new chain"
 
 
@@ -49,22 +50,32 @@ class Owner:
 
 
 class Disk:
-    """One chain in a folder. Making it mends what a crash left, or raises `NotVerified` where more than that is wrong."""
+    """One chain in a folder. Making it mends what a crash left, or raises `NotVerified` where more than that is wrong.
 
-    def __init__(self, folder: Path, owner: Owner) -> None:
-        self.folder, self._owner = folder, owner
+    `most`: bytes of the disk that lines may fill with all else in the folder; None where only the disk sets a limit.
+    """
+
+    def __init__(self, folder: Path, owner: Owner, *, most: int | None = None) -> None:
+        self.folder, self._owner, self._most = folder, owner, most
         self._lock = _locked(folder)
-        self.chain = _identity(folder, owner)
+        self._handle: int | None = None
+        self._size, self._begun, self._ended, self._unclean = 0, NEVER, 0, False
+        try:
+            self._take_up()
+        except BaseException:
+            self.close()  # whoever tries again in this process must find the folder free
+            raise
+
+    def _take_up(self) -> None:
+        self.chain = _identity(self.folder, self._owner)
         self._before: str | None = None
         self.head = chains.start(self.chain)
         self.torn = 0
         """Bytes of unfinished lines that the last crash left."""
-        self._handle = -1
-        self._first, self._previous = 1, self.head.sha256
-        self._size, self._begun, self._ended, self._unclean = 0, NEVER, 0, False
         self._settled()
         self._begin()
         self._recover()
+        self._taken = taken(self.folder)
 
     @property
     def waiting(self) -> int:
@@ -81,7 +92,9 @@ class Disk:
             text, head = chains.line(body, self.chain, head)
             heads.append(head)
             data += text + b"\n"
+        self._find_room(len(data))
         self._write(data)
+        self._taken += len(data)
         self._count(data, head, [at for _, at in records])
         return heads
 
@@ -109,12 +122,15 @@ class Disk:
         envelope = self._owner.signer.sign(chains.encode(batch))
         files.write(self.folder / f"{batch.name}{SIGNED}", envelope)
         self._before = hashlib.sha256(envelope).hexdigest()
-        os.close(self._handle)
+        self._release()
         self._begin()
+        self._taken = taken(self.folder)
         return batch
 
     def probe(self) -> None:
         """OSError, or `Temporary`, while there is no room for more."""
+        self._taken = taken(self.folder)
+        self._find_room(PROBE)
         with files.scratch(self.folder) as path, path.open("wb", buffering=0) as file:
             if file.write(bytes(PROBE)) < PROBE:
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
@@ -122,21 +138,26 @@ class Disk:
 
     def close(self) -> None:
         """Let the folder go. What was not sealed is sealed by whoever opens it next."""
-        os.close(self._handle)
+        self._release()
         os.close(self._lock)
 
+    def _find_room(self, size: int) -> None:
+        if self._most is not None and self._taken + size > self._most:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
     def _write(self, data: bytearray) -> None:
+        handle = self._opened()
         if self._unclean:
-            os.ftruncate(self._handle, self._size)
+            os.ftruncate(handle, self._size)
         self._unclean = True
         view = memoryview(data)
         try:
             while view:
-                view = view[os.write(self._handle, view) :]
-            os.fdatasync(self._handle)
+                view = view[os.write(handle, view) :]
+            os.fdatasync(handle)
         except OSError:
             with suppress(OSError):  # else the next write does it
-                os.ftruncate(self._handle, self._size)
+                os.ftruncate(handle, self._size)
             raise
         self._unclean = False
 
@@ -152,9 +173,26 @@ class Disk:
         self._first, self._previous = self.head.number + 1, self.head.sha256
         self._sha, self._md5 = hashlib.sha256(), hashlib.md5(usedforsecurity=False)
         self._size, self._begun, self._ended, self._unclean = 0, NEVER, 0, False
-        path = self.folder / f"{self._first:012d}{LINES}"
-        self._handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
-        _durable(self.folder)
+        self._opened()
+
+    def _opened(self) -> int:
+        """The handle of that file. Where a full disk had no room for its name, the next line's turn makes it."""
+        if self._handle is None:
+            path = self.folder / f"{self._first:012d}{LINES}"
+            handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+            try:
+                _durable(self.folder)
+            except OSError:
+                os.close(handle)
+                raise
+            self._handle = handle
+        return self._handle
+
+    def _release(self) -> None:
+        """Close the file. Its number is forgotten first: the system gives it to the next file, or socket, that is opened."""
+        handle, self._handle = self._handle, None
+        if handle is not None:
+            os.close(handle)
 
     def _settled(self) -> None:
         """Follow the signed batches that lie here; the first may follow one that was sent and cleared away."""
@@ -186,8 +224,8 @@ class Disk:
         if torn := data[len(whole) :]:
             self.torn = len(torn)
             files.write(path.with_suffix(f".torn-{len(whole)}"), torn)
-            os.ftruncate(self._handle, len(whole))
-            os.fsync(self._handle)
+            os.ftruncate(self._opened(), len(whole))
+            os.fsync(self._opened())
         if not whole:
             return
         try:
@@ -203,17 +241,32 @@ def unsent(folder: Path) -> list[Path]:
     return [p for p in sorted(folder.glob(f"*{SIGNED}")) if not p.with_suffix(SENT).exists()]
 
 
-def clear(folder: Path, keep: int) -> None:
-    """Remove what was sent, the oldest first, while more than `keep` bytes lie here. The last batch stays: the next follows it."""
+def clear(folder: Path, keep: int, most: int = MOST_SENT) -> None:
+    """Remove what was sent, the oldest first, while more than `keep` bytes lie here, or more than `most` batches besides the last.
+
+    The last batch stays: the next follows it.
+    """
     sent = [p for p in sorted(folder.glob(f"*{SIGNED}"))[:-1] if p.with_suffix(SENT).exists()]
-    size = sum(p.stat().st_size for p in folder.glob(f"*{LINES}"))
-    for path in sent:
-        if size <= keep:
+    size = taken(folder)
+    for i, path in enumerate(sent):
+        if size <= keep and len(sent) - i <= most:
             return
-        size -= path.with_suffix(LINES).stat().st_size
         # In this order: lines without a statement that say they were sent are what an interrupted clearing left.
         for suffix in (SIGNED, LINES, SENT):
+            size -= _blocks(path.with_suffix(suffix))
             path.with_suffix(suffix).unlink(missing_ok=True)
+
+
+def taken(folder: Path) -> int:
+    """Bytes of the disk that the folder's files take, in whole blocks as the disk counts them."""
+    return sum(_blocks(Path(entry.path)) for entry in os.scandir(folder))
+
+
+def _blocks(path: Path) -> int:
+    try:
+        return path.lstat().st_blocks * 512  # POSIX's unit, whatever the disk's own blocks are
+    except FileNotFoundError:
+        return 0  # it has just gone
 
 
 def _time_of(body: bytes) -> int:

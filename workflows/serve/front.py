@@ -9,7 +9,8 @@ import asyncio
 import json
 import re
 import time
-from collections.abc import Awaitable, Callable, MutableMapping
+from collections.abc import Awaitable, Callable, Iterator, MutableMapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
@@ -42,7 +43,7 @@ class Bounds:
     seconds: float = 5.0
     """To send the request, and to answer it."""
     at_once: int = 256
-    """Requests at work; more are sent away."""
+    """Requests that have arrived and are worked on; more are sent away."""
 
 
 class Refused(Exception):
@@ -97,15 +98,10 @@ class Front:
             await self.rest(scope, receive, send)
             return
         begun = time.perf_counter()
-        self.at_work += 1
-        self.metrics.in_flight.set(self.at_work)
         route = DECISIONS if path == DECISIONS else "other"
         status = 500
         try:
-            if self.at_work > self.bounds.at_once:
-                raise Refused(
-                    503, "too many requests at once", f"at most {self.bounds.at_once} are answered at the same time; try again", retry=1
-                )
+            self._find_room()
             if route == DECISIONS:
                 answer = await self._decision(scope, receive)
                 status = 200
@@ -121,9 +117,25 @@ class Front:
             log.exception("a request failed", route=route)
             await reply(send, 500, Refused(500, "internal error", "it was logged").body, problem=True)
         finally:
+            self._measured(route, status, time.perf_counter() - begun)
+
+    def _find_room(self) -> None:
+        if self.at_work >= self.bounds.at_once:
+            raise Refused(
+                503, "too many requests at once", f"at most {self.bounds.at_once} are answered at the same time; try again", retry=1
+            )
+
+    @contextmanager
+    def _at_work(self) -> Iterator[None]:
+        """A request has arrived and is worked on. Those that still arrive take no place: slow ones would keep others out."""
+        self._find_room()
+        self.at_work += 1
+        self.metrics.in_flight.set(self.at_work)
+        try:
+            yield
+        finally:
             self.at_work -= 1
             self.metrics.in_flight.set(self.at_work)
-            self._measured(route, status, time.perf_counter() - begun)
 
     async def _decision(self, scope: Scope, receive: Receive) -> bytes:
         if scope["method"] != "POST":
@@ -135,8 +147,9 @@ class Front:
         data = await self._arrived(receive)
         body = parsed(data)
         try:
-            async with asyncio.timeout(self.bounds.seconds):
-                answer = await service.decide(body, trace)
+            with self._at_work():
+                async with asyncio.timeout(self.bounds.seconds):
+                    answer = await service.decide(body, trace)
         except BadApplication as error:
             self.metrics.problems.labels(error.problems[0].what).inc()
             raise Refused(
@@ -188,8 +201,9 @@ class Front:
             await send(message)
 
         try:
-            async with asyncio.timeout(2 * self.bounds.seconds):
-                await self.rest(scope, once, noted)
+            with self._at_work():
+                async with asyncio.timeout(2 * self.bounds.seconds):
+                    await self.rest(scope, once, noted)
         except TimeoutError:
             raise Refused(503, "not answered in time", "try again", retry=1) from None
         return status

@@ -8,6 +8,7 @@
 | `COUNTERSIGN_SUBJECT_KEY_FILE` | the key that subjects are hidden by, hexadecimal | the key folder's |
 | `COUNTERSIGN_LOG` | folder of the decision log, this process's own | needed |
 | `COUNTERSIGN_LOG_MODE` | `strict`, or `batched` | `strict` |
+| `COUNTERSIGN_LOG_SIZE` | how much the log's folder may take, as Kubernetes writes it: `1Gi` | the disk |
 | `COUNTERSIGN_HOST`, `_PORT`, `_METRICS_PORT` | where it listens | `0.0.0.0`, 8080, 9090 |
 | `COUNTERSIGN_DRAIN` | seconds between SIGTERM and no longer listening | 5 |
 """
@@ -17,6 +18,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import re
+import shutil
 import signal
 import sys
 import time
@@ -47,9 +50,12 @@ from workflows.serve.watch import Metrics
 
 SHIP = 2.0  # seconds between two looks for batches to send
 AGAIN = 10.0  # seconds until a store that was away is asked again
-KEEP = 1024**3  # bytes of sent batches that stay on the disk
+KEEP = 1024**3  # bytes of the log that stay on the disk where all is sent; at most half of what it may take
+FULL = 0.9  # of what the log may take: a volume that is larger than it may be costs the pod, with what is not in the store yet
 HEADERS = 10.0  # seconds
 MOST_CONNECTIONS = 2048
+UNITS = {"": 1} | {u: 1000**i for i, u in enumerate("kMGT", 1)} | {f"{u}i": 1024**i for i, u in enumerate("KMGT", 1)}
+SIZE = re.compile(rf"([1-9][0-9]*)({'|'.join(UNITS)})")
 log = structlog.get_logger()
 
 
@@ -63,6 +69,8 @@ class Settings:
     signer: Signer
     keeper: Keeper
     folder: Path
+    size: int | None
+    """Bytes that the folder may take; None where only its disk sets a limit."""
     strict: bool
     host: str
     port: int
@@ -79,6 +87,10 @@ def settings(release: Release, environment: Mapping[str, str]) -> Settings:
     numbers = {"COUNTERSIGN_PORT": "8080", "COUNTERSIGN_METRICS_PORT": "9090", "COUNTERSIGN_DRAIN": "5"}
     said = {n: environment.get(n, default) for n, default in numbers.items()}
     wrong += [Problem(what="not a whole number", where=n, got=v) for n, v in said.items() if not (v.isascii() and v.isdigit())]
+    size = environment.get("COUNTERSIGN_LOG_SIZE", "")
+    matched = SIZE.fullmatch(size)
+    if size and not matched:
+        wrong.append(Problem(what="not a size", where="COUNTERSIGN_LOG_SIZE", expected="bytes, as 512Mi or 1Gi", got=size))
     if wrong:
         raise BadInput(*wrong)
     signer, _ = keys.signer()
@@ -89,6 +101,7 @@ def settings(release: Release, environment: Mapping[str, str]) -> Settings:
         signer=signer,
         keeper=Keeper(keys.secret("subject_key", make=False)),
         folder=Path(environment["COUNTERSIGN_LOG"]),
+        size=int(matched[1]) * UNITS[matched[2]] if matched else None,
         strict=mode == "strict",
         host=environment.get("COUNTERSIGN_HOST", "0.0.0.0"),  # noqa: S104 - in a pod, that is what reaches it
         port=int(said["COUNTERSIGN_PORT"]),
@@ -171,7 +184,8 @@ class Process:
         serving = asyncio.create_task(self._server.serve())
         working = asyncio.create_task(self._work())
         stopped = asyncio.create_task(stop.wait())
-        await asyncio.wait({serving, stopped}, return_when=asyncio.FIRST_COMPLETED)
+        # A log that nobody signs and sends any more is no log: what ends that work by itself ends the process, and it starts anew.
+        await asyncio.wait({serving, working, stopped}, return_when=asyncio.FIRST_COMPLETED)
         code = 0 if stop.is_set() else 1
         self.state.draining = True
         self.metrics.ready.set(0)
@@ -181,8 +195,12 @@ class Process:
         self._server.should_exit = True
         await serving
         working.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
+        try:
             await working
+        except asyncio.CancelledError:
+            pass
+        except Exception:
+            log.exception("the work on the log ended")
         await self._finish()
         metrics.shutdown()
         return code
@@ -200,7 +218,7 @@ class Process:
     def _open_log(self) -> DecisionLog:
         g = self.given
         owner = Owner(environment=g.release.environment, pipeline=g.release.pipeline, signer=g.signer, keys=g.ring, now=now)
-        return DecisionLog(Disk(g.folder, owner), Limits(strict=g.strict))
+        return DecisionLog(Disk(g.folder, owner, most=int(g.size * FULL) if g.size else None), Limits(strict=g.strict))
 
     async def _loaded(self) -> DecisionLog | None:
         """The log, once it and the models are there. Whatever is wrong is said, and looked at again: somebody may mend it."""
@@ -211,6 +229,9 @@ class Process:
             self.state.service = Service(g.release, served, self._log, g.keeper, self.metrics)
         except CountersignError as error:
             self._unready(error)
+            return None
+        except OSError as error:  # such as a disk that has no room for the log's next file
+            self._unready(Temporary(Problem(what=f"cannot be read or written: {error.strerror}", where=str(error.filename or g.folder))))
             return None
         self.state.why = []
         self.metrics.ready.set(1)
@@ -236,7 +257,8 @@ class Process:
     def _send(self) -> None:
         g = self.given
         shipping.ship(g.folder, g.store, g.signer, g.ring)
-        clear(g.folder, KEEP)
+        there = g.size or shutil.disk_usage(g.folder).total
+        clear(g.folder, min(KEEP, there // 2))
 
     def _measure(self) -> None:
         if self._log:

@@ -91,6 +91,7 @@ spec:
         - {name: COUNTERSIGN_SUBJECT_KEY_FILE, value: /keys/subject/subject_key}
         - {name: COUNTERSIGN_LOG, value: /log}
         - {name: COUNTERSIGN_LOG_MODE, value: {{ .Values.log.mode }}}
+        - {name: COUNTERSIGN_LOG_SIZE, value: {{ .Values.log.size | quote }}}
         {{- range $name, $value := .Values.env }}
         - {name: {{ $name }}, value: {{ $value | quote }}}
         {{- end }}
