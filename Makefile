@@ -40,7 +40,7 @@ test-cluster: $(VENV)/installed $(DATA) ## the tests that need a cluster, on you
 	@python infra/cluster around $(AGAIN) on-cluster
 
 on-cluster: # what test-cluster runs once there is a cluster; first what can go side by side
-	pytest -m "cluster and not alone" -n 3 --dist loadfile --no-loadscope-reorder
+	pytest -m "cluster and not alone" -n 5 --dist loadfile --no-loadscope-reorder
 	pytest -m "cluster and alone and not last"
 	pytest -m "cluster and last"
 
