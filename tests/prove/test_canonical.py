@@ -32,6 +32,12 @@ def test_order_of_keys_changes_nothing(value: dict[str, Any], random: Any) -> No
     assert encode(dict(shuffled)) == encode(value)
 
 
+@given(st.dictionaries(text, values))
+def test_a_form_puts_together_what_would_be_written_at_once(value: dict[str, Any]) -> None:
+    form = canonical.Form({n: i for i, n in enumerate(value)})
+    assert form.of([canonical.text(v) for v in value.values()]).encode() == encode(value)
+
+
 @given(values, st.sampled_from([{"indent": 1}, {"ensure_ascii": True}, {"separators": (", ", ": ")}]))
 def test_any_other_form_of_the_same_value_is_refused(value: Any, form: dict[str, Any]) -> None:
     other = json.dumps(value, sort_keys=True, **{"separators": (",", ":"), "ensure_ascii": False, **form}).encode()

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 MAX_DEPTH = 64
@@ -57,7 +57,26 @@ def matches(value: object, data: bytes) -> bool:
 
 def dump(value: object) -> bytes:
     """The canonical bytes of a value that is known to have such; `encode` also says where in a value it has none."""
-    return _ENCODER.encode(value).encode()
+    return text(value).encode()
+
+
+def text(value: object) -> str:
+    """What `dump` gives, as text."""
+    return _ENCODER.encode(value)
+
+
+class Form:
+    """Objects that have the same names every time: their names are sorted and written once, only values are put between them."""
+
+    def __init__(self, places: Mapping[str, int]) -> None:
+        """Name -> where its value stands in what `of` is given."""
+        names = sorted(places)
+        self._form = f"{{{','.join(f'{text(n)}:'.replace('%', '%%') + '%s' for n in names)}}}"
+        self._order = [places[n] for n in names]
+
+    def of(self, texts: Sequence[str]) -> str:
+        """The canonical text of the object, from the canonical texts of its values."""
+        return self._form % tuple([texts[i] for i in self._order])
 
 
 def _inside(value: object) -> Iterable[Any]:

@@ -12,7 +12,7 @@ from steps.keyed import share
 from workflows.serve import entry
 from workflows.serve.contract import Application
 from workflows.serve.decide import Decision, Undecidable
-from workflows.serve.entry import Keeper
+from workflows.serve.entry import Keeper, Writer
 from workflows.serve.loading import Served
 from workflows.serve.log import DecisionLog
 from workflows.serve.release import Release, chosen, to_json
@@ -54,7 +54,8 @@ class Service:
         self._answering = release.answering
         self._shadows = [by[v.name] for v in release.shadows]
         self.windows = {s.variant.name: Window([f.name for f in s.model.contract.features], s.reference) for s in served}
-        self._said = to_json(release)
+        said = to_json(release)
+        self._writers = {s.variant.name: Writer(s.model.contract, s.lineage, keeper, release.pipeline, said) for s in served}
         self._count = {s.variant.name: self._counters(s) for s in served}
         metrics.watch(self.windows)
         for s in served:
@@ -69,17 +70,8 @@ class Service:
         now = time.time_ns()
         milliseconds, at = now // 1_000_000, _rfc3339(now)
         name = entry.new_id(self.log.disk.chain, milliseconds)
-        record = entry.encode(
-            decision=name,
-            at=at,
-            pipeline=self.release.pipeline,
-            release=self._said,
-            lineage=served.lineage,
-            asked=entry.asked(application, served.model.contract, self.keeper, name),
-            answer=entry.answered(decision),
-            shadows=[self._shadowed(s, body, decision) for s in self._shadows],
-            trace=trace,
-        )
+        shadows = [self._shadowed(s, body, decision) for s in self._shadows]
+        record = self._writers[served.variant.name].record(name, at, application, decision, shadows=shadows, trace=trace)
         head = await self.log.keep(record, milliseconds)
         self._counted(served, application, decision)
         return Answer(id=name, at=at, decision=decision, served=served, receipt=head.sha256 if head else None, release=self.release)
