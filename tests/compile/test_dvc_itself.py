@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 
 from tests.conftest import PARAMS, Home, git, with_lineage
@@ -48,6 +49,20 @@ def test_dvc_agrees_with_a_run_of_ours(home: Home) -> None:
     dvc(home, "repro")
     assert json.loads(home.read("artifacts/toy/total.json"))["total"] == 180
     assert home.ask("run", "toy").out.startswith("Nothing to do")
+
+
+def test_what_verify_says_brings_a_changed_artifact_back(home: Home) -> None:
+    ready(home)
+    home.run()
+    path, whole = "artifacts/toy/total.json", home.read("artifacts/toy/total.json")
+    home.write(path, whole.replace(b"240", b"241"))
+    said = home.ask("verify", "@latest")
+    assert (said.code, path in said.out + said.err) == (4, True)
+    command = re.search(r"; dvc (.+) brings it back", said.out + said.err)
+    assert command, said.out + said.err
+    dvc(home, *command[1].split())
+    assert home.read(path) == whole
+    assert home.ask("verify", "@latest").code == 0
 
 
 def test_dvc_writes_parameters_as_we_do(home: Home) -> None:

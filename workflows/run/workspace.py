@@ -37,4 +37,4 @@ def _places(root: Path, item: Item) -> Iterator[Path]:
 
 
 def _words(item: Item, got: Digests) -> str:
-    return f"changed: it is no longer {item.name} ({item.sha256}), its bytes have sha256 {got.sha256}; dvc checkout brings it back"
+    return f"changed: it is no longer {item.name} ({item.sha256}), its bytes have sha256 {got.sha256}; dvc checkout --force brings it back"
