@@ -10,7 +10,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NoReturn
@@ -249,6 +249,13 @@ def lacking(what: str) -> NoReturn:
     if os.environ.get("COUNTERSIGN_TEST_ALL"):
         pytest.fail(f"this machine lacks {what}")
     pytest.skip(f"this machine lacks {what}")
+
+
+def eventually(holds: Callable[[], object], seconds: float = 60.0) -> None:
+    deadline = time.monotonic() + seconds
+    while not holds():
+        assert time.monotonic() < deadline, "it did not come to that"
+        time.sleep(0.01)
 
 
 def home_from(template: Path, scratch: Path) -> Home:

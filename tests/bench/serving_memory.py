@@ -16,6 +16,7 @@ from harness import HERE, ROOT, CannotMeasure, Contest, Goal, environment, say, 
 from serving import STRICT, contestants, on_core, running
 
 from tests.s3server import free_port
+from tests.serve.process import metrics_of, total
 
 RATE, HOUR = 100, 3600  # requests a second that an hour is counted at, seconds
 LONGEST = 360.0  # seconds; a slower machine sends fewer, and says so
@@ -72,8 +73,7 @@ def looked(load: subprocess.Popen[str], server: int, metrics_port: int) -> Itera
 
 def answered(metrics_port: int) -> int:
     with urllib.request.urlopen(f"http://127.0.0.1:{metrics_port}/metrics", timeout=60) as said:
-        text = said.read().decode()
-    return int(sum(float(x) for x in re.findall(r'^countersign_requests_total\{route="/v1/decisions".*\} (\S+)$', text, re.MULTILINE)))
+        return total(metrics_of(said.read().decode()), 'countersign_requests_total{route="/v1/decisions"')
 
 
 def resident(process: int) -> float:

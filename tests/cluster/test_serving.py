@@ -11,7 +11,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,7 @@ from tests.conftest import ROOT, home_from
 from tests.promote.world import because
 from tests.serve import hostile
 from tests.serve import world as served
+from tests.serve.process import ask, total
 
 pytestmark = [pytest.mark.cluster, pytest.mark.alone, pytest.mark.timeout(600)]
 SPACE = "serving"
@@ -159,21 +160,16 @@ def steady(office: Office) -> Iterator[Office]:
 
 def count(office: Office, series: str, *pods: str) -> int:
     """The sum over all label values that begin so, of these pods or all."""
-    measured = [office.metrics(pod) for pod in pods or office.pods()]
-    return int(sum(v for m in measured for k, v in m.items() if k.startswith(series)))
+    return sum(total(office.metrics(pod), series) for pod in pods or office.pods())
 
 
 def requests(office: Office, status: str) -> int:
     return count(office, f'countersign_requests_total{{route="/v1/decisions",status="{status}')
 
 
-def ask(address: tuple[str, int], path: str, body: Any = None) -> tuple[int, Any]:
-    over = http.client.HTTPConnection(*address, timeout=20)
-    over.request("GET" if body is None else "POST", path, body and json.dumps(body), {"content-type": "application/json"})
-    answer = over.getresponse()
-    said = json.loads(answer.read())
-    over.close()
-    return answer.status, said
+def ask_at(address: tuple[str, int], path: str, body: Any = None) -> tuple[int, Any]:
+    with closing(http.client.HTTPConnection(*address, timeout=20)) as over:
+        return ask(over, path, body)
 
 
 def test_a_logs_disk_is_full_and_then_it_is_not(steady: Office, caller: Caller) -> None:
@@ -187,11 +183,11 @@ def test_a_logs_disk_is_full_and_then_it_is_not(steady: Office, caller: Caller) 
         wait(lambda: pod not in office.serving_pods(), "it takes itself out", patience=60)
         out = time.time()
         for _ in range(20):
-            status, said = ask(address, "/v1/decisions", APPLICATION)
+            status, said = ask_at(address, "/v1/decisions", APPLICATION)
             assert (status, said["title"]) == (503, "not decided")
             assert "nothing was decided" in said["detail"]
-        assert ask(address, "/v2/health/ready")[1]["why"] == ["the decision log cannot be written"]
-        assert ask(address, "/v2/health/live")[0] == 200
+        assert ask_at(address, "/v2/health/ready")[1]["why"] == ["the decision log cannot be written"]
+        assert ask_at(address, "/v2/health/live")[0] == 200
         go_on(caller, 100)
         then = lengths(office, pod)
         while time.time() < at + 75:  # a node looks once a minute whether a volume is over its limit
@@ -201,7 +197,7 @@ def test_a_logs_disk_is_full_and_then_it_is_not(steady: Office, caller: Caller) 
     finally:
         office.space.kubectl("exec", pod, "--", "rm", "/log/filler")
     wait(lambda: pod in office.serving_pods(), "it serves again by itself", patience=60)
-    status, said = ask(address, "/v1/decisions", APPLICATION)
+    status, said = ask_at(address, "/v1/decisions", APPLICATION)
     assert status == 200
     caller.answered.append(said)  # this one, too, must be in the log
     go_on(caller, 100)
@@ -216,10 +212,7 @@ def test_a_logs_disk_is_full_and_then_it_is_not(steady: Office, caller: Caller) 
 def lengths(office: Office, pod: str) -> tuple[int, int]:
     """How many decisions a pod has made, and how long its log is, as it says every two seconds."""
     measured = office.metrics(pod)
-    decisions, records = (
-        sum(v for k, v in measured.items() if k.startswith(s)) for s in ("countersign_decisions_total", "countersign_log_records{")
-    )
-    return int(decisions), int(records)
+    return total(measured, "countersign_decisions_total"), total(measured, "countersign_log_records{")
 
 
 def test_slow_ones_and_those_who_hang_up(steady: Office, caller: Caller) -> None:
@@ -252,7 +245,7 @@ def test_ten_thousand_broken_applications(steady: Office, caller: Caller) -> Non
     assert answered[400] + answered[422] >= 10_000
     assert {s: requests(steady, s) - n for s, n in before.items()} == {"400": answered[400], "422": answered[422], "5": 0}
     assert count(steady, "countersign_refused_applications_total") - named == answered[422]
-    status, said = ask(address, "/v1/decisions", APPLICATION)
+    status, said = ask_at(address, "/v1/decisions", APPLICATION)
     assert status == 200
     caller.answered.append(said)
     assert caller.failed == []

@@ -19,7 +19,7 @@ from boto3.s3.transfer import TransferConfig
 from botocore.exceptions import ClientError, ConnectTimeoutError, ReadTimeoutError, SSLError
 
 from tests import s3server
-from tests.conftest import ROOT
+from tests.conftest import ROOT, eventually
 from workflows.errors import BadInput, CountersignError, NotVerified, Temporary
 from workflows.prove import digest
 from workflows.prove.digest import Digests
@@ -73,13 +73,6 @@ def keep(store: S3Store, path: Path) -> Item:
 
 def key_of(store: S3Store, item: Item) -> str:
     return f"{store.prefix}files/md5/{item.md5[:2]}/{item.md5[2:]}"
-
-
-def eventually(holds: Callable[[], object], seconds: float = 60.0) -> None:
-    deadline = time.monotonic() + seconds
-    while not holds():
-        assert time.monotonic() < deadline, "it did not come to that"
-        time.sleep(0.01)
 
 
 # --- What is on the server's disk

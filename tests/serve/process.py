@@ -9,8 +9,8 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -53,15 +53,10 @@ class Server:
         return http.client.HTTPConnection("127.0.0.1", self.port, timeout=20)
 
     def ask(self, path: str, body: Any, over: http.client.HTTPConnection | None = None) -> tuple[int, Any]:
-        own = over or self.connection()
-        try:
-            data = None if body is None else json.dumps(body).encode()
-            own.request("GET" if data is None else "POST", path, data, {"content-type": "application/json"})
-            answer = own.getresponse()
-            return answer.status, json.loads(answer.read())
-        finally:
-            if over is None:
-                own.close()
+        if over:
+            return ask(over, path, body)
+        with closing(self.connection()) as own:
+            return ask(own, path, body)
 
     def metrics(self) -> dict[str, float]:
         own = http.client.HTTPConnection("127.0.0.1", self.metrics_port, timeout=20)
@@ -78,9 +73,22 @@ class Server:
         return code
 
 
+def ask(over: http.client.HTTPConnection, path: str, body: Any) -> tuple[int, Any]:
+    """The status and what was said; without a body it is asked for, with one that is posted."""
+    data = None if body is None else json.dumps(body).encode()
+    over.request("GET" if data is None else "POST", path, data, {"content-type": "application/json"})
+    answer = over.getresponse()
+    return answer.status, json.loads(answer.read())
+
+
 def metrics_of(text: str) -> dict[str, float]:
     """Series -> value, as Prometheus reads them."""
     return {k: float(v) for k, _, v in (line.rpartition(" ") for line in text.splitlines() if not line.startswith("#"))}
+
+
+def total(measured: Mapping[str, float], series: str) -> int:
+    """The sum over all series that begin so."""
+    return int(sum(v for k, v in measured.items() if k.startswith(series)))
 
 
 @contextmanager

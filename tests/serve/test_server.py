@@ -13,7 +13,6 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -21,6 +20,7 @@ from typing import Any
 
 import pytest
 
+from tests.conftest import eventually
 from tests.serve import hostile, world
 from tests.serve.logs import KEYS
 from tests.serve.process import ROOT, Server, serving
@@ -133,7 +133,7 @@ def test_its_log_takes_no_more_than_it_may(own: world.Made, tmp_path: Path) -> N
         assert ask() == 200
         filler = tmp_path / "log" / "filler"
         filler.write_bytes(bytes(1_900_000))
-        until(lambda: ask() == 503)
+        eventually(lambda: ask() == 503)
         assert why(server) == "['the decision log cannot be written']"
         assert server.ask("/v2/health/live", None)[0] == 200
         assert "nothing was decided" in server.ask("/v1/decisions", SENT)[1]["detail"]
@@ -154,18 +154,11 @@ def why(server: Server) -> str:
     return str(said["why"]) if status == 503 else ""  # HTTP names it by this number
 
 
-def until(true: Callable[[], bool], within: float = 60.0) -> None:
-    end = time.monotonic() + within
-    while not true():
-        assert time.monotonic() < end
-        time.sleep(0.05)
-
-
 def test_started_on_a_full_disk_it_serves_once_there_is_room(own: world.Made, tmp_path: Path) -> None:
     server = Server(tmp_path, own)
     try:
         resource.prlimit(server.process.pid, resource.RLIMIT_FSIZE, (0, resource.RLIM_INFINITY))
-        until(lambda: "no room left" in why(server))
+        eventually(lambda: "no room left" in why(server))
         assert server.ask("/v2/health/live", None)[0] == 200
         resource.prlimit(server.process.pid, resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
         server.ready()
@@ -210,7 +203,7 @@ def test_what_does_not_verify_is_not_served(own: world.Made, tmp_path: Path) -> 
     path.write_bytes(good.replace(b"leaf_value=", b"leaf_walue=", 1))
     server = Server(tmp_path, own)
     try:
-        until(lambda: "changed" in why(server))
+        eventually(lambda: "changed" in why(server))
         assert server.ask("/v1/decisions", SENT)[0] == 503
         assert server.ask("/v2/health/live", None)[0] == 200
         path.write_bytes(good)

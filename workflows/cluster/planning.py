@@ -88,7 +88,7 @@ def _kept(session: Session, source: Source) -> Item:
     d = session.store.put_content(path)
     if d != session.taken[source.name]:
         raise BadInput(Problem(what="changed while it was taken", where=source.at))
-    return Item(name=f"{session.pipeline.name}/{source.name}", sha256=d.sha256, md5=d.md5, size=d.size)
+    return Item.of(f"{session.pipeline.name}/{source.name}", d)
 
 
 def _revision() -> tuple[str | None, bool]:

@@ -73,7 +73,7 @@ def pack_commit(tree: Path, commit: str) -> Packed:
 def _packed(root: Path, commit: str | None, *, dirty: bool) -> Packed:
     data = archive(root, tree_files(root))
     d = digest.of_bytes(data)
-    return Packed(data=data, item=Item(name=SNAPSHOT, sha256=d.sha256, md5=d.md5, size=d.size), commit=commit, dirty=dirty)
+    return Packed(data=data, item=Item.of(SNAPSHOT, d), commit=commit, dirty=dirty)
 
 
 def put_code(store: Store, packed: Packed) -> None:

@@ -58,6 +58,10 @@ class Item:
     md5: str
     size: int
 
+    @classmethod
+    def of(cls, name: str, digests: Digests) -> Item:
+        return cls(name=name, sha256=digests.sha256, md5=digests.md5, size=digests.size)
+
     @property
     def digests(self) -> Digests:
         """What the file is, whatever its name."""

@@ -231,8 +231,7 @@ def _taken(session: Session, task: Task) -> tuple[Arrived, ...]:
         d = session.store.put_content(path)
         if (before := session.taken.get(s.name)) and before.sha256 != d.sha256:
             raise NotVerified(Problem(what="changed since the run began", where=s.at, expected=before.sha256, got=d.sha256))
-        item = Item(name=item_name(task, s.name), sha256=d.sha256, md5=d.md5, size=d.size)
-        found.append(Arrived(name=s.name, path=path, item=item))
+        found.append(Arrived(name=s.name, path=path, item=Item.of(item_name(task, s.name), d)))
     return tuple(found)
 
 
@@ -433,8 +432,7 @@ def _keep(session: Session, ready: Ready, made: Mapping[str, Any]) -> tuple[Item
         written = [(p, stack.enter_context(_writing(session.root / p.path, p, made[p.artifact.name]))) for p in ready.task.outputs]
         items = []
         for p, temporary in written:
-            d = session.store.put_content(temporary)
-            items.append(Item(name=item_name(ready.task, p.name), sha256=d.sha256, md5=d.md5, size=d.size))
+            items.append(Item.of(item_name(ready.task, p.name), session.store.put_content(temporary)))
         _unchanged(ready)
         for p, temporary in written:
             files.settle(temporary, session.root / p.path, durable=False)

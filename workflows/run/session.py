@@ -120,7 +120,7 @@ class Session:
         with files.scratch(self.root / ".countersign") as path:
             path.write_bytes(archive(self.root, listed))
             d = self.store.put_content(path)
-        return tree_digest(self.root, listed), Item(name=SNAPSHOT, sha256=d.sha256, md5=d.md5, size=d.size)
+        return tree_digest(self.root, listed), Item.of(SNAPSHOT, d)
 
     def code_of(self, task: Task) -> Code:
         commit, dirty = self.revision

@@ -24,7 +24,7 @@ def changed(root: Path, seal: Seal, made: Callable[[Item], bool]) -> tuple[Findi
     return tuple(
         Finding(where=path.relative_to(root).as_posix(), what=_words(item, got))
         for (item, path), got in zip(there, found, strict=True)
-        if got != item.digests and not made(Item(name=item.name, sha256=got.sha256, md5=got.md5, size=got.size))
+        if got != item.digests and not made(Item.of(item.name, got))
     )
 
 

@@ -259,7 +259,7 @@ def clear(folder: Path, keep: int, most: int = MOST_SENT) -> None:
 
 def taken(folder: Path) -> int:
     """Bytes of the disk that the folder's files take, in whole blocks as the disk counts them."""
-    return sum(_blocks(Path(entry.path)) for entry in os.scandir(folder))
+    return sum(_blocks(path) for path in folder.iterdir())
 
 
 def _blocks(path: Path) -> int:

@@ -247,7 +247,7 @@ def _says(head: Mapping[str, Any], d: Digests) -> bool | None:
 
 
 def _item(d: Digests) -> Item:
-    return Item(name=f"content {d.md5}", sha256=d.sha256, md5=d.md5, size=d.size)
+    return Item.of(f"content {d.md5}", d)
 
 
 def _too_large(where: str, size: int) -> NotVerified:
