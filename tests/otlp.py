@@ -6,7 +6,7 @@ import socket
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
@@ -27,7 +27,7 @@ class Span:
     seconds: float
     said: dict[str, Any]
     links: list[tuple[str, str, dict[str, Any]]]
-    service: str
+    sender: dict[str, Any]
     state: str
 
 
@@ -60,8 +60,8 @@ class Collector:
         found = []
         for body in list(self.bodies):
             for r in ExportTraceServiceRequest.FromString(body).resource_spans:
-                service = _values(r.resource.attributes)["service.name"]
-                found += [_read(s, service) for scope in r.scope_spans for s in scope.spans]
+                sender = _values(r.resource.attributes)
+                found += [_read(s, sender) for scope in r.scope_spans for s in scope.spans]
         return found
 
     def wait_for(self, count: int, within: float = 20.0) -> list[Span]:
@@ -94,7 +94,34 @@ def silent() -> Iterator[str]:
         yield f"http://127.0.0.1:{there.getsockname()[1]}"
 
 
-def _read(s: Any, service: str) -> Span:
+@contextmanager
+def trickling() -> Iterator[str]:
+    """The address of one that answers a byte every quarter of a second, so that no wait for the next byte is ever too long."""
+    over = threading.Event()
+    with socket.create_server(("127.0.0.1", 0), backlog=512) as there:
+        thread = threading.Thread(target=_trickle, args=(there, over))
+        thread.start()
+        try:
+            yield f"http://127.0.0.1:{there.getsockname()[1]}"
+        finally:
+            over.set()
+            thread.join()
+
+
+def _trickle(there: socket.socket, over: threading.Event) -> None:
+    there.settimeout(0.25)
+    with ExitStack() as stack:
+        callers: list[socket.socket] = []
+        while not over.is_set():
+            with suppress(TimeoutError):
+                callers.append(stack.enter_context(there.accept()[0]))
+                callers[-1].sendall(b"HTTP/1.1 200 OK\r\nx-slow: ")
+            for caller in callers:
+                with suppress(OSError):
+                    caller.send(b"x")
+
+
+def _read(s: Any, sender: dict[str, Any]) -> Span:
     return Span(
         name=s.name,
         trace=s.trace_id.hex(),
@@ -105,7 +132,7 @@ def _read(s: Any, service: str) -> Span:
         seconds=(s.end_time_unix_nano - s.start_time_unix_nano) / 1e9,
         said=_values(s.attributes),
         links=[(x.trace_id.hex(), x.span_id.hex(), _values(x.attributes)) for x in s.links],
-        service=service,
+        sender=sender,
         state=s.trace_state,
     )
 

@@ -97,11 +97,11 @@ def told_to(logger: logging.Handler) -> None:
     theirs.propagate = False
 
 
-def resource(name: str) -> Resource:
-    """Who sends: `OTEL_SERVICE_NAME` and `OTEL_RESOURCE_ATTRIBUTES`, or else a name of ours."""
+def resource(name: str, more: Mapping[str, str]) -> Resource:
+    """Who sends: `OTEL_SERVICE_NAME` and `OTEL_RESOURCE_ATTRIBUTES`, or else a name of ours; and more of it."""
     from opentelemetry.sdk.resources import Resource
 
-    said = Resource.create()
+    said = Resource.create(dict(more))
     unnamed = str(said.attributes["service.name"]).startswith("unknown_service")
     return said.merge(Resource({"service.name": name})) if unnamed else said
 
@@ -113,7 +113,7 @@ def _export(run: str, added: list[Written], ended: Ended | None, failed: list[st
         from opentelemetry.sdk.trace import TracerProvider
         from opentelemetry.sdk.trace.export import SpanExportResult
 
-        provider = TracerProvider(resource=resource("countersign-pipeline"), shutdown_on_exit=False)
+        provider = TracerProvider(resource=resource("countersign-pipeline", {}), shutdown_on_exit=False)
         if not _sampled(provider.sampler, run):
             return
         spans = [*(_of_step(w, provider.resource) for w in added), *([_of_run(ended, provider.resource)] if ended else [])]

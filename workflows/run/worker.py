@@ -61,7 +61,6 @@ class Worker:
 
 def _serve(session: Session, journal: Journal, tasks: Mapping[str, Task], orders: int, said: int) -> NoReturn:
     code = 1
-    journal.added.clear()  # those are the parent's to tell of
     try:
         with os.fdopen(orders) as order:
             task_id = order.read()
