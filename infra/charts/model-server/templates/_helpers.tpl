@@ -91,6 +91,9 @@ spec:
         - {name: COUNTERSIGN_SUBJECT_KEY_FILE, value: /keys/subject/subject_key}
         - {name: COUNTERSIGN_LOG, value: /log}
         - {name: COUNTERSIGN_LOG_MODE, value: {{ .Values.log.mode }}}
+        {{- with .Values.tracing.endpoint }}
+        - {name: OTEL_EXPORTER_OTLP_ENDPOINT, value: {{ . | quote }}}
+        {{- end }}
         {{- range $name, $value := .Values.env }}
         - {name: {{ $name }}, value: {{ $value | quote }}}
         {{- end }}
