@@ -265,7 +265,7 @@ def home_from(template: Path, scratch: Path) -> Home:
 
 
 def make_home(top: Path, scratch: Path) -> Home:
-    kept = {k: v for k, v in os.environ.items() if not k.startswith(("COUNTERSIGN_", "AWS_", "PG", "KUBE", "ARGO_"))}
+    kept = {k: v for k, v in os.environ.items() if not k.startswith(("COUNTERSIGN_", "AWS_", "PG", "KUBE", "ARGO_", "OTEL_"))}
     env = {
         **kept,
         "COUNTERSIGN_KEYS": str(scratch / "keys"),

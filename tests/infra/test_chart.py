@@ -32,6 +32,7 @@ CASES: dict[str, dict[str, Any]] = {
         "networkPolicy": {"callers": {"kubernetes.io/metadata.name": "applications"}, "storePorts": [7070]},
         "image": {"digest": f"sha256:{'a' * 64}", "pullSecrets": ["registry"]},
         "nodeSelector": {"disk": "ssd"},
+        "tracing": {"endpoint": "http://collector.monitoring.svc:4318"},
     },
 }
 
@@ -105,6 +106,25 @@ def test_a_rollback_takes_no_steps() -> None:
     assert rollout["spec"]["strategy"]["canary"]["steps"] == []
 
 
+def test_traces_go_to_the_collector_and_nowhere_else_and_only_where_one_is_named() -> None:
+    def of(more: dict[str, Any]) -> tuple[list[Any], list[Any]]:
+        objects = [o for o in yaml.safe_load_all(render(more)) if o]
+        (deployment,) = [o for o in objects if o["kind"] == "Deployment"]
+        (policy,) = [o for o in objects if o["kind"] == "NetworkPolicy"]
+        env = deployment["spec"]["template"]["spec"]["containers"][0]["env"]
+        return [e["value"] for e in env if e["name"].startswith("OTEL_")], policy["spec"]["egress"]
+
+    none, plain = of({})
+    assert none == []
+    there = "http://collector.monitoring.svc:4318"
+    sent, egress = of({"tracing": {"endpoint": there}})
+    assert (sent, egress[:-1]) == ([there], plain)
+    to = [{"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "monitoring"}}}]
+    assert egress[-1] == {"to": to, "ports": [{"protocol": "TCP", "port": 4318}]}
+    _, anywhere = of({"tracing": {"endpoint": there, "port": 443, "collector": {"kubernetes.io/metadata.name": None}}})
+    assert anywhere[-1] == {"ports": [{"protocol": "TCP", "port": 443}]}
+
+
 def test_a_group_that_nobody_was_approved_of_does_not_drop_out() -> None:
     (analysis,) = [o for o in yaml.safe_load_all(render(CASES["canary"])) if o["kind"] == "AnalysisTemplate"]
     queries = {m["name"]: m["provider"]["prometheus"]["query"] for m in analysis["spec"]["metrics"]}
@@ -121,6 +141,7 @@ def test_a_group_that_nobody_was_approved_of_does_not_drop_out() -> None:
         ({"log": {"mode": "sometimes"}}, "/log/mode"),
         ({"log": {"size": "1 GB"}}, "/log/size"),
         ({"replicas": 0}, "/replicas"),
+        ({"tracing": {"endpoint": "collector:4318"}}, "/tracing/endpoint"),
         ({"image": {"digest": "sha256:1"}}, "/image/digest"),
         ({"code": "main"}, "/code"),
         ({"release": "loan"}, "/release"),

@@ -203,6 +203,22 @@ def test_nothing_is_reachable_that_is_not_needed(environment: Objects) -> None:
     assert all(rule.get("ports") for p in policies.values() for rule in p["spec"].get("egress", ()))
 
 
+def test_traces_may_leave_where_an_overlay_asks_for_it(tmp_path: Path) -> None:
+    """One more policy, for the pods of runs, to one namespace and port; nothing else changes."""
+    for name in ("base", "components/traces"):
+        shutil.copytree(ARGO / name, tmp_path / name)
+    text = "resources: [../base]\ncomponents: [../components/traces]\n"
+    (tmp_path / "own").mkdir()
+    (tmp_path / "own/kustomization.yaml").write_text(text)
+    before, after = of(render("base"), "NetworkPolicy"), of(render(str(tmp_path / "own")), "NetworkPolicy")
+    added = after.pop("traces")["spec"]
+    assert after == before
+    assert added["podSelector"] == before["store"]["spec"]["podSelector"]
+    (rule,) = added["egress"]
+    assert rule["ports"] == [{"protocol": "TCP", "port": 4318}]
+    assert len(rule["to"]) == 1
+
+
 @pytest.mark.parametrize("folder", INSTALLS)
 def test_argo_itself_is_pinned_and_restricted(folder: str) -> None:
     objects = render(folder)

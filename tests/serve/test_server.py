@@ -6,7 +6,6 @@ import http.client
 import json
 import os
 import resource
-import shutil
 import signal
 import socket
 import subprocess
@@ -14,11 +13,8 @@ import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
-
-import pytest
 
 from tests.conftest import eventually
 from tests.serve import hostile, world
@@ -29,13 +25,6 @@ from workflows.run.store.local import LocalStore
 from workflows.serve.shipping import verify_logs
 
 SENT = {"subject": "somebody", "features": FEATURES}
-
-
-@pytest.fixture
-def own(made: world.Made, tmp_path: Path) -> world.Made:
-    """A store of the test's own, as a server writes its log there."""
-    shutil.copytree(made.store.documents, tmp_path / "store")
-    return replace(made, store=LocalStore(content=tmp_path / "store", documents=tmp_path / "store"))
 
 
 def logged(store: LocalStore) -> list[Any]:

@@ -18,6 +18,7 @@ from workflows.errors import BadInput, CountersignError, NotVerified, Problem, T
 from workflows.names import argo_name
 from workflows.plan import Task, tasks
 from workflows.prove.record import Seal
+from workflows.run import tracing
 from workflows.run.driver import abandon
 from workflows.run.journal import Journal, lock_document, standing
 from workflows.run.planned import read_plan
@@ -55,14 +56,15 @@ def seal(root: Path, pipeline: Pipeline, store: Store) -> Sealed | None:
     plan = read_plan(store, named.decode().strip())
     session = planned_session(root, pipeline, plan, store)
     journal = last_claimed(store, plan.run, uid) or open_journal(store, plan.run, uid)
-    if not journal.sealed:
-        _record_deaths(session, journal, failed_nodes(pipeline, os.environ.get(FAILURES, "")))
-        names = tuple(t.id for t in tasks(pipeline))
-        journal.seal(pipeline=pipeline.name, tasks=names, keys=session.ring, signer=session.signer, sealed=session.clock())
-    sealed, digest = journal.read_seal(session.ring)
-    _export(session, journal, sealed)
-    put_out(Path(wanted(OUTPUTS)), {"run": journal.run, "root": digest, "outcome": str(sealed.outcome)})
-    _anchor(store, journal.run, digest, sealed)
+    with tracing.sending(journal):
+        if not journal.sealed:
+            _record_deaths(session, journal, failed_nodes(pipeline, os.environ.get(FAILURES, "")))
+            names = tuple(t.id for t in tasks(pipeline))
+            journal.seal(pipeline=pipeline.name, tasks=names, keys=session.ring, signer=session.signer, sealed=session.clock())
+        sealed, digest = journal.read_seal(session.ring)
+        _export(session, journal, sealed)
+        put_out(Path(wanted(OUTPUTS)), {"run": journal.run, "root": digest, "outcome": str(sealed.outcome)})
+        _anchor(store, journal.run, digest, sealed)
     return Sealed(run=journal.run, root=digest, seal=sealed)
 
 

@@ -191,7 +191,7 @@ def _container(pipeline: Pipeline, step: Step) -> Container:
     ]
     image = IMAGE if step.resources.image == Declared_().image else step.resources.image
     return Container(
-        **pod(argo_name(step.name), task.command, image, [*planned, *carried], Setting(secrets=step.secrets)),
+        **pod(argo_name(step.name), task.command, image, [*planned, *carried, _traced()], Setting(secrets=step.secrets)),
         inputs=inputs,
         # A default, because a reference to an output of a step that was skipped is an error since Argo 4.0.7.
         outputs=[*(put_out(_port(a), a.name) for a in step.made), put_out("record", "record"), *_for_people(pipeline, step)],
@@ -235,6 +235,7 @@ def _sealing(pipeline: Pipeline) -> Container:
         Env(name="COUNTERSIGN_NAMESPACE", value="{{workflow.namespace}}"),
         configured("COUNTERSIGN_LOCK_DAYS", "lock_days"),
         configured("COUNTERSIGN_LOCK_MODE", "lock_mode"),
+        _traced(),
     ]
     words = ("python", "-m", "workflows.cluster", "seal", pipeline.name)
     return Container(
@@ -312,6 +313,11 @@ def _store(config: str) -> list[Any]:
         for key in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")
     ]
     return found
+
+
+def _traced() -> ConfigMapEnv:
+    """Where a pod that adds to the run sends its spans, if anywhere."""
+    return configured("OTEL_EXPORTER_OTLP_ENDPOINT", "traces")
 
 
 def configured(variable: str, key: str, config: str = CONFIG) -> ConfigMapEnv:

@@ -37,6 +37,7 @@ from workflows.run.parameters import build
 from workflows.run.planned import Plan
 from workflows.run.session import Session
 from workflows.run.sources import read as sources
+from workflows.run.tracing import trace_of
 
 log = structlog.get_logger()
 
@@ -110,7 +111,7 @@ def reuse(session: Session, journal: Journal, ready: Ready, keep: Callable[[Reco
 
 
 def _logger(journal: Journal, task: Task) -> Any:
-    return log.bind(run=journal.run, step=task.id, trace=digest.tagged("trace", journal.run)[:32])
+    return log.bind(run=journal.run, step=task.id, trace=trace_of(journal.run))
 
 
 def refusal(verdicts: list[Verdict]) -> GateRefused:

@@ -39,11 +39,24 @@ class Written:
     sha256: str
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Ended:
+    """The end of a run: its seal, the digest of that, and when its first record was begun."""
+
+    seal: Seal
+    root: str
+    began: str
+
+
 class Journal:
     """One run in a store. Records are only ever added; after the seal, none."""
 
     def __init__(self, store: Store, run: str) -> None:
         self.store, self.run = store, run
+        self.added: list[Written] = []
+        """Records that this process has written."""
+        self.ended: Ended | None = None
+        """The seal, where this process has written it."""
         self._read: dict[str, Written] = {}
         """Records that were read and checked: what is addressed by its digest need not be read again."""
 
@@ -88,6 +101,7 @@ class Journal:
         """Sign a record and keep it; the run's index names it last, so a crash leaves no name without a record."""
         written = self._kept(record, signer)
         self.store.put_document(*self._pointer_to(written))
+        self.added.append(written)
         return written
 
     def offer(self, record: Record, signer: Signer, keys: Keyring) -> Written:
@@ -95,6 +109,7 @@ class Journal:
         mine = self._kept(record, signer)
         name, pointer = self._pointer_to(mine)
         if self.store.put_if_absent(name, pointer) == pointer:
+            self.added.append(mine)
             return mine
         found = self._record(keys, self.attempts_of(record.task)[record.attempt], record.task)
         if not found.record.outcome.good:
@@ -150,6 +165,7 @@ class Journal:
         self.store.put_document(f"records/{root}", envelope)
         self.store.put_document(f"runs/{self.run}/root", f"{root}\n".encode())
         self.is_latest()
+        self.ended = Ended(seal=seal, root=root, began=min([seal.sealed, *(w.record.started for w in written)]))
         return seal, root
 
     def is_latest(self) -> None:

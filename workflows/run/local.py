@@ -16,7 +16,7 @@ from workflows.declare import Kind
 from workflows.errors import BadInput, CountersignError, GateRefused, NotVerified, Problem, Temporary
 from workflows.plan import tasks
 from workflows.prove.record import Seal
-from workflows.run import interrupt
+from workflows.run import interrupt, tracing
 from workflows.run.driver import abandon, place_outputs
 from workflows.run.journal import Journal
 from workflows.run.session import Session, open_journal
@@ -60,11 +60,14 @@ def run_pipeline(session: Session, *, again: bool = False, jobs: int = 2, tell: 
     if not again and session.reuse and (finished := _already(session, plan)):
         return finished
     journal = open_journal(session.store, plan, session.holder, again=again)
-    error = _Pool(session, journal, jobs, tell).run()
-    if isinstance(error, Temporary):
-        raise error
-    names = tuple(t.id for t in tasks(session.pipeline))
-    seal, root = journal.seal(pipeline=session.pipeline.name, tasks=names, keys=session.ring, signer=session.signer, sealed=session.clock())
+    with tracing.sending(journal):
+        error = _Pool(session, journal, jobs, tell).run()
+        if isinstance(error, Temporary):
+            raise error
+        names = tuple(t.id for t in tasks(session.pipeline))
+        seal, root = journal.seal(
+            pipeline=session.pipeline.name, tasks=names, keys=session.ring, signer=session.signer, sealed=session.clock()
+        )
     return Finished(run=journal.run, seal=seal, root=root, unchanged=False, error=error)
 
 
@@ -158,10 +161,8 @@ class _Pool:
         seconds = time.monotonic() - child.begun
         said = json.loads(child.said) if child.said else None
         if said and "outcome" in said:
-            # Its record is written; the kernel can take its memory apart while the next task starts.
-            while self.leaving:
-                self.leaving.pop().dismiss()
-            self.leaving.append(child)
+            # Its record is written; it sends its traces, and the kernel takes its memory apart, while the next task starts.
+            self.leaving = [*(c for c in self.leaving if not c.gone()), child]
             self.done.add(child.task.id)
             self.tell(Event(what=said["outcome"], task=child.task.id, seconds=seconds, running=self._running()))
             return
@@ -204,6 +205,8 @@ class _Pool:
 
 def _preload(session: Session) -> None:
     """Import here what most tasks would each import for themselves."""
+    if tracing.wanted():
+        tracing.preload()
     if any(p.artifact.kind in {Kind.TABLE, Kind.DATASET} for t in tasks(session.pipeline) for p in t.outputs):
         import pyarrow.parquet  # noqa: F401  # loaded for the processes that are forked
 

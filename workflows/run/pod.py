@@ -25,7 +25,7 @@ from workflows.errors import BadInput, NotVerified, Problem
 from workflows.plan import Task, tasks
 from workflows.prove.record import Item
 from workflows.prove.signature import Keyring, Signer
-from workflows.run import files, keys, parameters
+from workflows.run import files, keys, parameters, tracing
 from workflows.run.driver import Ready, prepare, reuse, run_ready
 from workflows.run.journal import Journal, Written
 from workflows.run.planned import Plan, read_plan
@@ -47,10 +47,11 @@ def run_in_pod(root: Path, pipeline: Pipeline, task: Task, store: Store) -> None
     plan = read_plan(store, wanted(PLAN))
     session = planned_session(root, pipeline, plan, store)
     journal = open_journal(store, plan.run, wanted(WORKFLOW))
-    complete(session, journal, task)
-    ready = prepare(session, journal, task)
-    check_given(session, ready, os.environ)
-    hand_over(run_ready(session, journal, ready))
+    with tracing.sending(journal):
+        complete(session, journal, task)
+        ready = prepare(session, journal, task)
+        check_given(session, ready, os.environ)
+        hand_over(run_ready(session, journal, ready))
 
 
 def planned_session(root: Path, pipeline: Pipeline, plan: Plan, store: Store) -> Session:

@@ -12,7 +12,7 @@ from pathlib import Path
 from workflows.declare import Pipeline
 from workflows.errors import BadInput, CountersignError, GateRefused, Problem
 from workflows.plan import Task, tasks
-from workflows.run import keys, parameters
+from workflows.run import keys, parameters, tracing
 from workflows.run.driver import explained, prepare, reuse, run_task
 from workflows.run.interrupt import heard_once
 from workflows.run.journal import Journal
@@ -104,7 +104,7 @@ def _run(pipeline: Pipeline, task: Task) -> None:
     # Whoever started this task alone wants it computed, not looked up.
     session.reuse = False
     is_last = not any(task.id in t.upstream for t in tasks(pipeline))
-    with _sealing(session, journal) if is_last else contextlib.nullcontext():
+    with tracing.sending(journal), _sealing(session, journal) if is_last else contextlib.nullcontext():
         run_task(session, journal, task)
 
 

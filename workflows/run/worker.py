@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from typing import NoReturn
 
 from workflows.plan import Task
+from workflows.run import tracing
 from workflows.run.driver import explained, run_task, where_of
 from workflows.run.journal import Journal
 from workflows.run.session import Session
@@ -42,6 +43,13 @@ class Worker:
             os.write(self._orders, task.id.encode())
         os.close(self._orders)
         self._orders = -1
+
+    def gone(self) -> bool:
+        """Whether it has ended by itself; then nothing of it is left."""
+        ended, _ = os.waitpid(self.pid, os.WNOHANG)
+        if ended:
+            os.close(self.answers)
+        return bool(ended)
 
     def dismiss(self) -> int:
         """Wait for its end and return its status; one that has no task ends now."""
@@ -81,6 +89,7 @@ def _run(session: Session, journal: Journal, task: Task, said: int) -> int:
             traceback.print_exc()
     with os.fdopen(said, "w") as out:
         json.dump(answer, out)
+    tracing.send(journal)  # nobody waits for this any more
     sys.stdout.flush()
     sys.stderr.flush()
     return code

@@ -26,7 +26,11 @@ VERSION = "1"
 def make(state: State) -> FastAPI:
     """The framework's application. Decisions are described here and answered by `front`."""
     app = FastAPI(
-        title="Countersign model server", version=VERSION, description="Decisions with reasons, each in a log that can be verified."
+        title="Countersign model server",
+        version=VERSION,
+        description="Decisions with reasons, each in a log that can be verified.",
+        # The framework's own telemetry tells of queries and exceptions, which may quote an application.
+        telemetry={"tracing": False, "metrics": False, "logs": False, "auto_configure": False},
     )
     _describe(app, state)
     _refusals(app)

@@ -26,6 +26,7 @@ import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import uvicorn
 from prometheus_client import start_http_server
@@ -33,7 +34,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from workflows.errors import BadInput, CountersignError, NotVerified, Problem, Temporary
 from workflows.prove.signature import Keyring, Signer
-from workflows.run import keys
+from workflows.run import keys, tracing
 from workflows.run.logs import structlog
 from workflows.run.pod import TRUSTED
 from workflows.run.session import now
@@ -47,6 +48,9 @@ from workflows.serve.log import DecisionLog, Limits
 from workflows.serve.release import Release
 from workflows.serve.service import Service
 from workflows.serve.watch import Metrics
+
+if TYPE_CHECKING:
+    from workflows.serve.traces import Traces
 
 SHIP = 2.0  # seconds between two looks for batches to send
 AGAIN = 10.0  # seconds until a store that was away is asked again
@@ -157,8 +161,9 @@ class Process:
         self.state = State()
         self.metrics = Metrics()
         front = Front(self.state, api.make(self.state), self.metrics, bounds)
+        self._traces = _traces(given.release)
         config = uvicorn.Config(
-            front,
+            self._traces.around(front) if self._traces else front,
             host=given.host,
             port=given.port,
             loop="uvloop",
@@ -201,7 +206,7 @@ class Process:
             pass
         except Exception:
             log.exception("the work on the log ended")
-        await self._finish()
+        await asyncio.gather(self._finish(), *([self._traces.close()] if self._traces else []))
         metrics.shutdown()
         return code
 
@@ -226,7 +231,8 @@ class Process:
         try:
             self._log = self._log or self._open_log()
             served = await asyncio.to_thread(loading.load, g.release, g.store, g.ring)
-            self.state.service = Service(g.release, served, self._log, g.keeper, self.metrics)
+            make = self._traces.service if self._traces else Service
+            self.state.service = make(g.release, served, self._log, g.keeper, self.metrics)
         except CountersignError as error:
             self._unready(error)
             return None
@@ -279,6 +285,19 @@ class Process:
                 await asyncio.to_thread(self._send)
         except (CountersignError, OSError, TimeoutError) as error:
             log.warning("the end of the decision log is on the disk only", why=str(error))
+
+
+def _traces(release: Release) -> Traces | None:
+    """What makes spans of decisions; None, and nothing is imported for it, where no collector is named."""
+    if not tracing.wanted():
+        return None
+    from workflows.serve.traces import Traces
+
+    try:
+        return Traces(release)
+    except (ValueError, OSError, RuntimeError) as error:  # OpenTelemetry's own settings
+        log.warning("decisions are not traced", why=str(error))
+        return None
 
 
 def serve(release: Release) -> int:
