@@ -11,8 +11,9 @@ import contextlib
 import time
 from collections import deque
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from queue import SimpleQueue
+from threading import Thread
 
 from workflows.errors import Temporary
 from workflows.run.logs import structlog
@@ -46,6 +47,16 @@ class _Waiting:
     told: asyncio.Future[Head] | None
 
 
+Then = Callable[[object, Exception | None], None]
+"""Is told in the loop what the thread has found, or why it failed."""
+
+
+def _one_by_one(todo: SimpleQueue[Callable[[], None] | None]) -> None:
+    """What the thread does. An executor, with a future for the loop, takes twice as long to hand over and back."""
+    while work := todo.get():
+        work()
+
+
 class DecisionLog:
     """Belongs to one event loop. A thread of its own does nothing but write, sync and sign."""
 
@@ -55,10 +66,12 @@ class DecisionLog:
         self.well = True
         """False while the disk takes nothing."""
         self._waiting: list[_Waiting] = []
-        self._turns: deque[tuple[Callable[[], object], Callable[[asyncio.Future[object]], None]]] = deque()
+        self._turns: deque[tuple[Callable[[], object], Then]] = deque()
         self._busy = self._due = False
         self._sealed_at = time.monotonic()
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="decision-log")
+        self._todo: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
+        self._thread = Thread(target=_one_by_one, args=(self._todo,), name="decision-log", daemon=True)
+        self._thread.start()
         self._idle = asyncio.Event()
         self._idle.set()
 
@@ -93,29 +106,37 @@ class DecisionLog:
             self._work(*self._turns.popleft())
         elif self._waiting and not self._due:
             taken, self._waiting = self._waiting, []
-            self._work(lambda: self.disk.append([(w.body, w.at) for w in taken]), lambda done: self._written(taken, done))
+            self._work(lambda: self.disk.append([(w.body, w.at) for w in taken]), lambda heads, error: self._written(taken, heads, error))
 
-    def _work(self, do: Callable[[], object], then: Callable[[asyncio.Future[object]], None]) -> None:
+    def _work(self, do: Callable[[], object], then: Then) -> None:
         """One thing in the thread; afterwards, what has come up meanwhile."""
         self._busy = True
         self._idle.clear()
+        loop = asyncio.get_running_loop()
 
-        def done(future: asyncio.Future[object]) -> None:
+        def work() -> None:
+            found, failed = None, None
+            try:
+                found = do()
+            except Exception as error:  # noqa: BLE001 - whoever waits for it is told
+                failed = error
+            with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits any more
+                loop.call_soon_threadsafe(done, found, failed)
+
+        def done(found: object, error: Exception | None) -> None:
             self._busy = False
             try:
-                then(future)
+                then(found, error)
             finally:
                 self._pump()
                 if not self._busy:
                     self._idle.set()
 
-        asyncio.get_running_loop().run_in_executor(self._thread, do).add_done_callback(done)
+        self._todo.put(work)
 
-    def _written(self, taken: list[_Waiting], done: asyncio.Future[object]) -> None:
-        error = done.exception()
+    def _written(self, taken: list[_Waiting], heads: object, error: Exception | None) -> None:
         if error is None:
             self.well = True
-            heads = done.result()
             for w, head in zip(taken, heads, strict=True):  # type: ignore[call-overload]  # a list of heads
                 if w.told and not w.told.done():
                     w.told.set_result(head)
@@ -162,8 +183,7 @@ class DecisionLog:
     async def _in_turn(self, do: Callable[[], object]) -> None:
         told: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
-        def then(done: asyncio.Future[object]) -> None:
-            error = done.exception()
+        def then(_found: object, error: Exception | None) -> None:
             if told.done():
                 return
             if error:
@@ -183,5 +203,6 @@ class DecisionLog:
             if not self.well:
                 break
         await self.seal()
-        self._thread.shutdown()
+        self._todo.put(None)
+        self._thread.join()
         self.disk.close()
