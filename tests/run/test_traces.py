@@ -28,7 +28,7 @@ def by_name(spans: list[Span]) -> dict[str, Span]:
 
 
 def traced(home: Home, collector: Collector, *words: str, count: int = 5) -> tuple[dict[str, Any], dict[str, Span]]:
-    answer = home.run(*words, **{LISTED: collector.address})
+    answer = home.run(*words, env={LISTED: collector.address})
     return answer, by_name(collector.wait_for(count))
 
 
@@ -75,7 +75,7 @@ def test_what_is_reused_says_so(home: Home) -> None:
     first = home.run()
     with collecting() as collector:
         second, spans = traced(home, collector, "--set", "work.seconds=0.01")
-        assert home.run("--set", "work.seconds=0.01", **{LISTED: collector.address})["run"] == second["run"]
+        assert home.run("--set", "work.seconds=0.01", env={LISTED: collector.address})["run"] == second["run"]
         assert len(collector.spans) == 5, "nothing was done, so nothing is told"
     assert first["run"] != second["run"]
     cached = {n: s.said["countersign.step.cached"] for n, s in spans.items() if n != "toy"}
@@ -84,7 +84,7 @@ def test_what_is_reused_says_so(home: Home) -> None:
 
 def test_a_step_that_fails_says_how_and_not_why(home: Home) -> None:
     with collecting() as collector:
-        said = home.ask("run", "toy", "--set", "work.mode=boom", "--jobs", "1", **{LISTED: collector.address})
+        said = home.ask("run", "toy", "--set", "work.mode=boom", "--jobs", "1", env={LISTED: collector.address})
         spans = by_name(collector.wait_for(3))
         raw = b"".join(collector.bodies)
     assert said.code == 1
@@ -96,10 +96,10 @@ def test_a_step_that_fails_says_how_and_not_why(home: Home) -> None:
 
 def test_a_gate_that_says_no_is_exit_code_3(home: Home) -> None:
     with collecting() as collector:
-        assert home.ask("run", "toy", "--set", "pick.at_least=35", **{LISTED: collector.address}).code in {0, 3}
+        assert home.ask("run", "toy", "--set", "pick.at_least=35", env={LISTED: collector.address}).code in {0, 3}
         home.write("params/policies/toy.yaml", home.read("params/policies/toy.yaml").replace(b"at_least: 100", b"at_least: 1000"))
         collector.bodies.clear()
-        assert home.ask("run", "toy", **{LISTED: collector.address}).code == 3
+        assert home.ask("run", "toy", env={LISTED: collector.address}).code == 3
         spans = by_name(collector.wait_for(5))
     refused = spans["toy/join"].said
     assert (refused["process.exit.code"], refused["error.type"], refused["countersign.step.outcome"]) == (3, "GateRefused", "refused")
@@ -110,7 +110,7 @@ def test_steps_that_dvc_starts_one_by_one_come_together(home: Home) -> None:
     with collecting() as collector:
         env = {LISTED: collector.address}
         for words in (("pick",), ("work", "--item", "a"), ("work", "--item", "b"), ("join",)):
-            said = home.drive("toy", *words, **env)
+            said = home.drive("toy", *words, env=env)
             assert said.code == 0, said.err
         spans = by_name(collector.wait_for(5))
     assert len({s.trace for s in spans.values()}) == 1
@@ -131,12 +131,12 @@ def test_no_data_is_in_a_span(home: Home) -> None:
 @pytest.mark.parametrize("sampler", ["always_off", "parentbased_always_off"])
 def test_a_run_that_is_not_sampled_sends_nothing(home: Home, sampler: str) -> None:
     with collecting() as collector:
-        home.run(OTEL_TRACES_SAMPLER=sampler, **{LISTED: collector.address})
+        home.run(env={"OTEL_TRACES_SAMPLER": sampler, LISTED: collector.address})
         assert collector.bodies == []
 
 
 def test_a_collector_that_is_away_fails_nothing(home: Home) -> None:
-    said = home.ask("run", "toy", "--json", **{LISTED: f"http://127.0.0.1:{free_port()}"})
+    said = home.ask("run", "toy", "--json", env={LISTED: f"http://127.0.0.1:{free_port()}"})
     assert said.code == 0
     assert not_sent(home) == 5
     assert "Traceback" not in said.err
@@ -151,14 +151,14 @@ def test_a_collector_that_hangs_fails_nothing_and_is_waited_for_once(home: Home,
     calm = between_steps(home, first)
     with collector() as address:
         begun = time.monotonic()
-        said = home.ask("run", "toy", "--json", "--no-cache", "--jobs", "1", **{LISTED: address})
+        said = home.ask("run", "toy", "--json", "--no-cache", "--jobs", "1", env={LISTED: address})
         took = time.monotonic() - begun
         assert said.code == 0, said.err
         assert not_sent(home) == 5
         assert took < 2 * plain + 2 * 2.5 + 3, "two waits, however many steps"
         assert between_steps(home, said.json["run"]) < 3 * calm + 1.5, "no step waits for what the one before it sends"
         begun = time.monotonic()
-        said = home.drive("toy", "pick", **{LISTED: address})
+        said = home.drive("toy", "pick", env={LISTED: address})
         assert (said.code, "traces are not sent" in said.err) == (0, True)
         assert time.monotonic() - begun < 2 * plain + 2.5 + 3
 
@@ -169,7 +169,7 @@ def test_without_a_collector_nothing_is_imported(home: Home, more: dict[str, str
         "import sys; from workflows.run.driver import main; code = main(['toy', 'pick']); "
         "print(code, sorted(m for m in sys.modules if m.startswith('opentelemetry')))"
     )
-    assert home.finish(home.start("-c", script, **more)).out.split("\n")[-2] == "0 []"
+    assert home.finish(home.start("-c", script, env=more)).out.split("\n")[-2] == "0 []"
 
 
 def test_with_one_it_is() -> None:
