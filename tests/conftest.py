@@ -52,6 +52,8 @@ LONGEST = (
     "cluster/test_events.py",
     "cluster/test_tampering.py",
     "cluster/test_faults.py",
+    "cluster/test_reproducing.py",
+    "cluster/test_dvc_alone.py",
     "cluster/test_by_hand.py",
     "cluster/test_submit.py",
     "cluster/test_clock.py",

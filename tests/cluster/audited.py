@@ -1,0 +1,93 @@
+"""A run of the loan-approval pipeline that a cluster made, for every test of a session that asks what can be said of it afterwards."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
+
+import boto3
+
+from tests.cluster.real import new_space, store_environment
+from tests.conftest import Home, Said, make_home
+from tests.docs.test_tutorial import clone
+from tests.pods import commit_of
+from workflows.loan_approval import pipeline
+from workflows.plan import tasks
+
+NAMESPACE = "countersign-audited"
+MASKING = bytes(range(32)).hex()
+"""With this key every gate says yes."""
+LONG = 1200.0  # seconds; a workflow takes four minutes where nothing else is at work
+ARTIFACTS = {f"{pipeline.name}/{p.name}" for t in tasks(pipeline) for p in t.outputs}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Bank:
+    """A run that a cluster made and sealed, and the checkout that it was submitted from."""
+
+    home: Home
+    store: Mapping[str, str]
+    """How the bank's own people reach the store and the cluster."""
+    commit: str
+    answer: Any
+
+    @property
+    def run(self) -> str:
+        return str(self.answer["run"])
+
+    @property
+    def url(self) -> str:
+        return self.store["COUNTERSIGN_STORE"]
+
+    def note(self, path: Path) -> None:
+        """For the other workers of the session."""
+        home = {"path": str(self.home.path), "env": dict(self.home.env)}
+        path.write_text(json.dumps({"home": home, "store": dict(self.store), "commit": self.commit, "answer": self.answer}))
+
+    @classmethod
+    def noted(cls, path: Path) -> Self:
+        found = json.loads(path.read_text())
+        return cls(**{**found, "home": Home(path=Path(found["home"]["path"]), env=found["home"]["env"])})
+
+    def key(self, folder: Path) -> str:
+        """The public key, as the bank hands it out."""
+        bucket, _, prefix = self.url.removeprefix("s3://").partition("/")
+        s3 = boto3.client(
+            "s3",
+            endpoint_url=self.store["AWS_ENDPOINT_URL_S3"],
+            region_name=self.store["AWS_REGION"],
+            aws_access_key_id=self.store["AWS_ACCESS_KEY_ID"],
+            aws_secret_access_key=self.store["AWS_SECRET_ACCESS_KEY"],
+        )
+        (found,) = s3.list_objects_v2(Bucket=bucket, Prefix=f"{prefix}/keys/")["Contents"]
+        (folder / "bank.pem").write_bytes(s3.get_object(Bucket=bucket, Key=found["Key"])["Body"].read())
+        return str(folder / "bank.pem")
+
+
+def new_bank(scratch: Path) -> Bank:
+    """A checkout, a namespace with a masking key of these tests and a place in the store where there is nothing to reuse, and the run."""
+    space = new_space(NAMESPACE)
+    space.patch("secret", "countersign-masking-key", {"stringData": {"masking_key": MASKING}})
+    clone(scratch / "repo")
+    (scratch / "masking").write_text(MASKING)
+    made = make_home(scratch / "repo", scratch)
+    home = Home(path=made.path, env={**made.env, "COUNTERSIGN_MASKING_KEY_FILE": str(scratch / "masking")})
+    pulled = dvc(home, "pull", *map(str, (home.path / "data").rglob("*.dvc")))
+    assert pulled.code == 0, pulled.err
+    store = store_environment(space)
+    said = home.ask("publish", "--templates", "--namespace", NAMESPACE, env=store)
+    assert said.code == 0, said.err
+    said = home.ask("submit", pipeline.name, "--namespace", NAMESPACE, "--wait", "--json", within=LONG, env=store)
+    assert said.code == 0, said.err + said.out
+    return Bank(home=home, store=store, commit=commit_of(home.path), answer=said.json)
+
+
+def dvc(home: Home, *words: str, within: float = 240) -> Said:
+    return home.finish(home.start("-m", "dvc", *words, env={"PYTHONPATH": ""}), within)
+
+
+def digests(answer: Any) -> dict[str, str]:
+    return {a["name"]: a["sha256"] for a in answer["artifacts"]}
