@@ -22,8 +22,8 @@ run: $(VENV)/installed $(DATA) ## run the loan-approval pipeline on real data
 	@countersign run loan_approval || { code=$$?; [ $$code = 3 ] || exit $$code; \
 	  echo "A gate said no. That is a decision, too: it is sealed with its evidence, and countersign run ends with exit code 3." >&2; }
 
-test: lint unit ## everything that needs no cluster
-	@echo "not run: the tests that need a cluster; run them as root on Linux with Go, or with KUBECONFIG set: make test-cluster"
+test: lint unit ## everything CI checks; what needs a cluster on one of its own, where root and programs that are built already allow
+	@python infra/cluster around --unasked $(AGAIN) on-cluster
 
 lint: $(VENV)/installed ## style, types, layers, stale generated files
 	ruff check .

@@ -60,6 +60,11 @@ def parser() -> argparse.ArgumentParser:
     one.add_argument("archive", type=Path, metavar="IMAGE_ARCHIVE.tar")
     command(commands, "image", do_image, "build the image that steps run in, and load it")
     one = command(commands, "around", do_around, "bring the cluster up, run a command there, and take away what was brought")
+    one.add_argument(
+        "--unasked",
+        action="store_true",
+        help="as a part of something larger: only on a cluster of its own that is up in minutes; else say why not",
+    )
     one.add_argument("words", nargs=argparse.REMAINDER, metavar="COMMAND ...")
     command(commands, "upstream", do_upstream, "copy Argo's install manifests out of its modules into this checkout")
     one = command(commands, "programs", do_programs, "build programs into the cache and print where they lie")
@@ -121,10 +126,23 @@ def next_commands(places: Places, kind: Kind) -> str:
 def do_around(places: Places, given: argparse.Namespace) -> int:
     kind = kind_of(places, given)
     install = os.environ.get("CI") == "true"
+    if given.unasked and (why := better_asked(places, kind)):
+        print(f"not run: what needs a cluster. {why}. To run it: make test-cluster", file=sys.stderr)
+        return 0
     if kind is Kind.LOCAL and (why := cannot_be_built(install=install)) and not os.environ.get("COUNTERSIGN_TEST_ALL"):
         print(f"not run: what needs a cluster. {why}. Then: make test-cluster", file=sys.stderr)
         return 0
     return around(places, kind, Wishes(install_packages=install, promotion=True), given.words)
+
+
+def better_asked(places: Places, kind: Kind) -> str:
+    """Why somebody who asked for something larger does not expect a cluster to be used or built; empty where it is no matter."""
+    if kind is Kind.EXISTING:
+        return "KUBECONFIG names yours, and these tests break things"
+    if places.state.exists():
+        return "There is one already, and these tests break things"
+    unbuilt = [g.name for g in programs.wanted(promotion=True) if not programs.folder(places, recipe(g)).is_dir()]
+    return f"Its programs are not built yet ({', '.join(unbuilt)}), and all of them take two cores 40 minutes" if unbuilt else ""
 
 
 def cannot_be_built(*, install: bool) -> str:

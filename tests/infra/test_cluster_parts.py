@@ -387,6 +387,23 @@ def test_where_no_cluster_can_be_had_one_line_says_so(tmp_path: Path) -> None:
     assert (said.returncode, "not run" in said.stderr) == (2, False)
 
 
+def test_who_did_not_ask_for_a_cluster_gets_none_built_and_none_broken(tmp_path: Path) -> None:
+    """Whoever works with a bank's cluster has KUBECONFIG set, and types `make test`."""
+    of_others = {"HOME": str(tmp_path), "KUBECONFIG": str(tmp_path / "of-others"), "COUNTERSIGN_TEST_ALL": "1"}
+    local = {**of_others, "KUBECONFIG": ""}
+    running = {**local, "COUNTERSIGN_STATE": str(tmp_path / "state")}
+    (tmp_path / "state/cluster").mkdir(parents=True)
+    for words, env, why in (
+        ((), of_others, "KUBECONFIG names yours, and these tests break things."),
+        (("--on", "local"), running, "There is one already, and these tests break things."),
+        (("--on", "local"), local, "Its programs are not built yet (pause, kubernetes, "),
+    ):
+        said = ask(*words, "around", "--unasked", "no-such-program", **env)
+        assert (said.returncode, said.stdout, said.stderr.count("\n")) == (0, "", 1), said.stderr
+        assert said.stderr.startswith(f"not run: what needs a cluster. {why}")
+        assert said.stderr.endswith(". To run it: make test-cluster\n")
+
+
 def test_down_without_a_cluster_is_done_at_once(tmp_path: Path) -> None:
     said = ask("down", HOME=str(tmp_path), KUBECONFIG=str(tmp_path / "of-others"))
     assert (said.returncode, "left as it is" in said.stdout) == (0, True)
