@@ -89,7 +89,10 @@ class World:
     def _ran(self, name: str, seconds: float) -> Ran:
         status = json.loads(self.kubectl("get", "workflow", name, "-o", "json"))["status"]
         if status["phase"] != "Succeeded":
-            raise CannotMeasure(f"{name}: {status['phase']}: {status.get('message', '')}")
+            said = {
+                f"{n['displayName']}: {n['message']}" for n in status["nodes"].values() if n.get("message") and n["phase"] != "Succeeded"
+            }
+            raise CannotMeasure(f"{name}: {status['phase']}: {'; '.join(sorted(said)[:3]) or status.get('message', '')}")
         pods = [n for n in status["nodes"].values() if n["type"] == "Pod"]
         steps = [n for n in pods if n["templateName"] not in BESIDE]
         first, last = (min(n["startedAt"] for n in steps), max(n["finishedAt"] for n in steps))
