@@ -13,6 +13,9 @@ from typing import Any
 
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
+ENDLESS = 256 * 2**20
+"""Bytes; far more than lie in a connection's buffers."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Span:
@@ -106,6 +109,30 @@ def trickling() -> Iterator[str]:
         finally:
             over.set()
             thread.join()
+
+
+@contextmanager
+def endless() -> Iterator[tuple[str, list[int]]]:
+    """The address of one whose answer never ends, and how many bytes of it each caller took."""
+    took: list[int] = []
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            self.rfile.read(int(self.headers["content-length"]))
+            self.send_response(200)
+            self.end_headers()
+            took.append(0)
+            with suppress(OSError):
+                while took[-1] < ENDLESS:
+                    took[-1] += self.wfile.write(b"x" * 65536)
+
+        def log_message(self, *_: Any) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}", took
+        server.shutdown()
 
 
 def _trickle(there: socket.socket, over: threading.Event) -> None:

@@ -121,7 +121,7 @@ def test_traces_go_to_the_collector_and_nowhere_else_and_only_where_one_is_named
     assert (sent, egress[:-1]) == ([there], plain)
     to = [{"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "monitoring"}}}]
     assert egress[-1] == {"to": to, "ports": [{"protocol": "TCP", "port": 4318}]}
-    _, anywhere = of({"tracing": {"endpoint": there, "port": 443, "collector": {"kubernetes.io/metadata.name": None}}})
+    _, anywhere = of({"tracing": {"endpoint": there, "port": 443, "collector": ""}})
     assert anywhere[-1] == {"ports": [{"protocol": "TCP", "port": 443}]}
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
 from datetime import datetime
@@ -13,9 +14,11 @@ from typing import Any
 
 import pytest
 
-from tests.conftest import NAMES, Home
-from tests.otlp import Collector, Span, collecting, silent, trickling
+from tests.conftest import NAMES, Home, eventually
+from tests.otlp import ENDLESS, Collector, Span, collecting, endless, silent, trickling
 from tests.s3server import free_port
+from workflows.errors import GateRefused, Problem
+from workflows.run import tracing
 
 ROOT = Path(__file__).parents[2]
 LISTED = "OTEL_EXPORTER_OTLP_ENDPOINT"
@@ -161,6 +164,42 @@ def test_a_collector_that_hangs_fails_nothing_and_is_waited_for_once(home: Home,
         said = home.drive("toy", "pick", env={LISTED: address})
         assert (said.code, "traces are not sent" in said.err) == (0, True)
         assert time.monotonic() - begun < 2 * plain + 2.5 + 3
+
+
+def test_of_an_answer_without_end_only_the_beginning_is_read(home: Home) -> None:
+    with endless() as (address, took):
+        said = home.drive("toy", "pick", env={LISTED: address})
+        assert (said.code, "traces are not sent" in said.err) == (0, False)
+        eventually(lambda: len(took) == 1)
+    assert took[0] < ENDLESS / 4
+
+
+def test_settings_that_cannot_be_read_fail_nothing(home: Home) -> None:
+    """OpenTelemetry reads this one when it is imported."""
+    said = home.ask("run", "toy", "--json", env={LISTED: "http://127.0.0.1:9", "OTEL_SPAN_ATTRIBUTE_COUNT_LIMIT": "-1"})
+    assert said.code == 0, said.err
+    assert not_sent(home) == 5
+
+
+def test_without_a_thread_to_be_had_a_gates_no_is_still_what_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    def exhausted(_: object) -> None:
+        raise RuntimeError("can't start new thread")
+
+    class Ended:
+        run, added, ended = "toy-0", [object()], None
+
+    monkeypatch.setenv(LISTED, "http://127.0.0.1:9")
+    monkeypatch.setattr(threading.Thread, "start", exhausted)
+    with pytest.raises(GateRefused), tracing.sending(Ended()):  # type: ignore[arg-type]  # a journal
+        raise GateRefused(Problem(what="no"))
+
+
+def test_a_reproduction_is_no_part_of_the_first_runs_trace(home: Home) -> None:
+    with collecting() as collector:
+        answer, _ = traced(home, collector)
+        said = home.ask("reproduce", answer["run"], "--json", env={LISTED: collector.address})
+        assert said.code == 0, said.err
+        assert len(collector.spans) == 5
 
 
 @pytest.mark.parametrize("more", [{}, {LISTED: ""}, {LISTED: "http://127.0.0.1:9", "OTEL_SDK_DISABLED": "true"}])

@@ -438,6 +438,28 @@ def test_what_cannot_be_kept_is_not_answered_and_then_it_goes_on(tmp_path: Path)
     assert run(tmp_path, work).number == 2
 
 
+def test_whatever_the_disk_raises_the_thread_goes_on(tmp_path: Path) -> None:
+    """A panic of a library in another language is no `Exception`."""
+
+    class Panic(BaseException):
+        pass
+
+    async def work(log: DecisionLog) -> Any:
+        append = log.disk.append
+
+        def panics(_: Any) -> Any:
+            raise Panic("out of memory")
+
+        log.disk.append = panics  # type: ignore[method-assign, assignment]
+        with pytest.raises(NotKept, match="out of memory"):
+            await asyncio.wait_for(log.keep(*record(0)), 10)
+        assert not log.well
+        log.disk.append = append  # type: ignore[method-assign]
+        return await asyncio.wait_for(log.keep(*record(1)), 10)
+
+    assert run(tmp_path, work).number == 1
+
+
 def test_batched_mode_does_not_wait_and_is_bounded(tmp_path: Path) -> None:
     async def work(log: DecisionLog) -> Any:
         assert [await log.keep(*record(n)) for n in range(5)] == [None] * 5

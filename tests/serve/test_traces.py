@@ -17,6 +17,7 @@ from typing import Any
 
 import pytest
 
+from tests.conftest import eventually
 from tests.otlp import Collector, Span, collecting, silent, trickling
 from tests.s3server import free_port
 from tests.serve import world
@@ -150,6 +151,7 @@ def test_a_request_of_several_rows_names_each_decision(own: world.Made, tmp_path
     assert span.said["countersign.decision.count"] == rows
     assert set(span.said["countersign.decision.ids"]) == {r["id"] for r in logged(own.store)}
     assert {said["countersign.variant"] for _, _, said in span.links} == {"champion", "challenger"}
+    assert {r["trace"] for r in logged(own.store)} == {TRACE}
 
 
 def test_nothing_about_anybody_is_in_what_is_sent(own: world.Made, tmp_path: Path) -> None:
@@ -228,12 +230,60 @@ def test_a_collector_in_trouble_keeps_no_decision_and_no_process(own: world.Made
     assert len(logged(own.store)) == 60
 
 
-@pytest.mark.parametrize(("name", "value"), [("OTEL_BSP_MAX_QUEUE_SIZE", "-1"), (LISTED, "no address"), ("OTEL_TRACES_SAMPLER", "perhaps")])
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("OTEL_BSP_MAX_QUEUE_SIZE", "-1"),
+        (LISTED, "no address"),
+        ("OTEL_TRACES_SAMPLER", "perhaps"),
+        ("OTEL_SPAN_ATTRIBUTE_COUNT_LIMIT", "-1"),
+    ],
+)
 def test_settings_of_traces_that_are_wrong_keep_nobody_from_deciding(own: world.Made, tmp_path: Path, name: str, value: str) -> None:
     with serving(tmp_path, own, **{LISTED: f"http://127.0.0.1:{free_port()}", **SOON, name: value}) as server:
         assert ask(server)[0] == 200
         assert server.stop() == 0
         assert re.search('"event": "(traces|decisions are not traced)"', server.log)
+
+
+def test_a_collectors_key_stays_out_of_the_log(own: world.Made, tmp_path: Path) -> None:
+    """A colon for an equals sign is soon typed."""
+    wrong = {"OTEL_EXPORTER_OTLP_HEADERS": "authorization: Bearer s3cr3t"}
+    with serving(tmp_path, own, **{LISTED: f"http://127.0.0.1:{free_port()}", **wrong}) as server:
+        assert ask(server)[0] == 200
+        assert server.stop() == 0
+        assert "OTEL_EXPORTER_OTLP_HEADERS cannot be read" in server.log
+        assert "s3cr3t" not in server.log
+
+
+def test_a_method_that_nobody_knows_names_no_span(own: world.Made, tmp_path: Path) -> None:
+    with traced(tmp_path, own) as (server, collector):
+        over = server.connection()
+        over.request("PROPFIND", "/v1/decisions")
+        assert over.getresponse().status == 405
+        over.close()
+        span = one(collector)
+    assert (span.name, span.said["http.request.method"]) == ("HTTP /v1/decisions", "_OTHER")
+
+
+def test_pipelined_requests_share_no_answers(own: world.Made, tmp_path: Path) -> None:
+    """One that is sampled and, behind it on the same connection, many that are not: these must gather nowhere."""
+    body = json.dumps(SENT).encode()
+
+    def asked(flag: str) -> bytes:
+        head = f"POST /v1/decisions HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\ncontent-length: {len(body)}\r\n"
+        return f"{head}traceparent: 00-{TRACE}-{CALLER}-{flag}\r\n\r\n".encode() + body
+
+    with traced(tmp_path, own) as (server, collector):
+        over = server.connection()
+        over.connect()
+        assert over.sock is not None
+        over.sock.sendall(asked("01") + asked("00") * 5)
+        eventually(lambda: len(logged(own.store)) == 6 or len((tmp_path / "log" / "000000000001.jsonl").read_bytes().splitlines()) == 6)
+        over.close()
+        span = one(collector)
+        assert server.stop() == 0
+    assert "countersign.decision.count" not in span.said
 
 
 def modules(own: world.Made, top: Path, **more: str) -> set[str]:

@@ -164,8 +164,8 @@ class Journal:
         root = digest.of_bytes(envelope).sha256
         self.store.put_document(f"records/{root}", envelope)
         self.store.put_document(f"runs/{self.run}/root", f"{root}\n".encode())
-        self.is_latest()
         self.ended = Ended(seal=seal, root=root, began=min([seal.sealed, *(w.record.started for w in written)]))
+        self.is_latest()
         return seal, root
 
     def is_latest(self) -> None:

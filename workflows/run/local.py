@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import json
 import os
@@ -206,7 +207,8 @@ class _Pool:
 def _preload(session: Session) -> None:
     """Import here what most tasks would each import for themselves."""
     if tracing.wanted():
-        tracing.preload()
+        with contextlib.suppress(Exception):  # what is wrong with traces is said where they are sent
+            tracing.preload()
     if any(p.artifact.kind in {Kind.TABLE, Kind.DATASET} for t in tasks(session.pipeline) for p in t.outputs):
         import pyarrow.parquet  # noqa: F401  # loaded for the processes that are forked
 

@@ -86,8 +86,10 @@ def execute(original: Original, workspace: Path, python: str = sys.executable) -
     words = [python, "-m", "workflows.cli", "run", original.seal.pipeline, "--no-cache", "--json"]
     # The second run is for the comparison alone: it must find nothing in a shared store, and leave nothing there.
     left_out = {"PYTHONPATH", "COUNTERSIGN_STORE"}
+    # Nor does it send traces: its id is the first one's, and so its spans would be.
     env = {k: v for k, v in os.environ.items() if k not in left_out and not k.startswith("COUNTERSIGN_SET_")} | {
-        GIVEN: str(workspace / DATA)
+        GIVEN: str(workspace / DATA),
+        "OTEL_SDK_DISABLED": "true",
     }
     done = subprocess.run(words, cwd=workspace, env=env, stdout=subprocess.PIPE, text=True, check=False)  # noqa: S603  # our own program
     try:

@@ -100,12 +100,13 @@ def _run(pipeline: Pipeline, task: Task) -> None:
     session = make_session(checkout(), pipeline, [])
     session.take_sources()
     journal = open_journal(session.store, session.plan_id(), session.holder)
-    _fill(session, journal, [t for t in tasks(pipeline) if t.id in ancestors(pipeline, task)])
-    # Whoever started this task alone wants it computed, not looked up.
-    session.reuse = False
     is_last = not any(task.id in t.upstream for t in tasks(pipeline))
-    with tracing.sending(journal), _sealing(session, journal) if is_last else contextlib.nullcontext():
-        run_task(session, journal, task)
+    with tracing.sending(journal):
+        _fill(session, journal, [t for t in tasks(pipeline) if t.id in ancestors(pipeline, task)])
+        # Whoever started this task alone wants it computed, not looked up.
+        session.reuse = False
+        with _sealing(session, journal) if is_last else contextlib.nullcontext():
+            run_task(session, journal, task)
 
 
 @contextlib.contextmanager

@@ -8,6 +8,7 @@ unless OpenTelemetry's own variables name a collector.
 from __future__ import annotations
 
 import contextlib
+import io
 import logging
 import os
 import threading
@@ -23,6 +24,7 @@ from workflows.run.journal import Ended, Journal, Written
 from workflows.run.logs import structlog
 
 if TYPE_CHECKING:
+    from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
     from opentelemetry.sdk.resources import Resource
     from opentelemetry.sdk.trace import ReadableSpan
     from opentelemetry.sdk.trace.sampling import Sampler
@@ -34,6 +36,8 @@ TRIES = 2.0
 """Seconds in which a collector is asked."""
 WITHIN = 2.5
 """Seconds after which nobody waits for it any more, whatever it or the network does."""
+ANSWER = 64 * 1024
+"""Bytes of a collector's answer that are read."""
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 log = structlog.get_logger()
 
@@ -61,6 +65,25 @@ def preload() -> None:
     import opentelemetry.sdk.trace  # noqa: F401  # loaded for the processes that are forked
 
 
+def exporter(timeout: float | None = None) -> OTLPSpanExporter:
+    """What sends spans, to where OpenTelemetry's variables say. Of an answer, which may never end, it reads `ANSWER` bytes."""
+    import requests
+    from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
+    from requests.adapters import HTTPAdapter
+
+    class Bounded(HTTPAdapter):
+        def send(self, *args: Any, **more: Any) -> requests.Response:
+            answer = super().send(*args, **{**more, "stream": True})
+            with answer.raw as body:
+                answer.raw = io.BytesIO(body.read(ANSWER))
+            return answer
+
+    session = requests.Session()
+    for scheme in ("http://", "https://"):
+        session.mount(scheme, Bounded())
+    return OTLPSpanExporter(timeout=timeout, session=session)
+
+
 @contextlib.contextmanager
 def sending(journal: Journal) -> Iterator[None]:
     """What is added to the run while this lasts is sent at its end, also where that is an error."""
@@ -84,6 +107,8 @@ def send(journal: Journal) -> None:
         sender.join(WITHIN)
     except KeyboardInterrupt:
         interrupt.answered()  # what was to be done is done
+    except RuntimeError as error:  # no thread to be had: no reason to lose what the caller is about to say
+        failed.append(str(error))
     if sender.is_alive() or failed:
         log.warning(
             "traces are not sent", run=journal.run, spans=len(added) + bool(ended), why=failed[0] if failed else "no answer in time"
@@ -109,7 +134,6 @@ def resource(name: str, more: Mapping[str, str]) -> Resource:
 def _export(run: str, added: list[Written], ended: Ended | None, failed: list[str]) -> None:
     try:
         told_to(logging.NullHandler())
-        from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
         from opentelemetry.sdk.trace import TracerProvider
         from opentelemetry.sdk.trace.export import SpanExportResult
 
@@ -117,7 +141,7 @@ def _export(run: str, added: list[Written], ended: Ended | None, failed: list[st
         if not _sampled(provider.sampler, run):
             return
         spans = [*(_of_step(w, provider.resource) for w in added), *([_of_run(ended, provider.resource)] if ended else [])]
-        if OTLPSpanExporter(timeout=TRIES).export(spans) is not SpanExportResult.SUCCESS:
+        if exporter(timeout=TRIES).export(spans) is not SpanExportResult.SUCCESS:
             failed.append("the collector did not take them")
     except Exception as error:  # noqa: BLE001 - nothing that is wrong with traces may be wrong with a run
         failed.append(type(error).__name__)

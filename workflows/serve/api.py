@@ -14,7 +14,7 @@ from starlette.requests import Request
 from workflows.serve import openapi, protocol
 from workflows.serve.contract import BadApplication
 from workflows.serve.decide import Undecidable
-from workflows.serve.front import DECISIONS, Refused, State
+from workflows.serve.front import DECISIONS, Refused, State, trace_in
 from workflows.serve.log import NotKept
 from workflows.serve.openapi import refusals
 from workflows.serve.protocol import Inference
@@ -128,22 +128,22 @@ def _models(app: FastAPI, state: State) -> None:
 
     @app.post("/v2/models/{name}/infer", summary="Decide on a row of tensors each", responses=asked_ones)
     @app.post("/v2/models/{name}/versions/{version}/infer", summary="Decide on a row of tensors each", responses=asked_ones)
-    async def infer(name: str, asked: Inference, version: str | None = None) -> JSONResponse:
+    async def infer(request: Request, name: str, asked: Inference, version: str | None = None) -> JSONResponse:
         service = known(name, version)
         if state.draining:
             raise Refused(503, "not ready", "; ".join(state.problems), retry=1)
-        answers = await _decided(service, asked)
+        answers = await _decided(service, asked, trace_in(request.scope["headers"]))
         return JSONResponse(protocol.answered(asked, name, str(service.release.sequence), answers))
 
 
-async def _decided(service: Service, asked: Inference) -> list[Any]:
+async def _decided(service: Service, asked: Inference, trace: str | None) -> list[Any]:
     """All rows, or none: each is checked before any is decided."""
     contract = next(iter(service.served.values())).model.contract
     try:
         rows = protocol.applications(asked, contract)
         for row in rows:
             contract.check(row)
-        return await asyncio.gather(*(service.decide(row) for row in rows))
+        return await asyncio.gather(*(service.decide(row, trace) for row in rows))
     except BadApplication as error:
         service.metrics.problems.labels(error.problems[0].what).inc()
         raise Refused(422, "the request cannot be decided", "see problems", problems=[p.to_json() for p in error.problems]) from None

@@ -9,7 +9,7 @@ import asyncio
 import json
 import re
 import time
-from collections.abc import Awaitable, Callable, Iterator, MutableMapping
+from collections.abc import Awaitable, Callable, Iterable, Iterator, MutableMapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, NoReturn
@@ -60,6 +60,12 @@ class Refused(Exception):
         """A problem as RFC 9457 has it."""
         said: dict[str, Any] = {"type": "about:blank", "title": self.title, "status": self.status, "detail": self.detail}
         return json.dumps(said | ({"problems": self.problems} if self.problems is not None else {})).encode()
+
+
+def trace_in(headers: Iterable[tuple[bytes, bytes]]) -> str | None:
+    """The trace that a request belongs to: the one named last, which is our own span's where there is one."""
+    named = [found["trace"].decode() for name, value in headers if name == b"traceparent" and (found := TRACE.fullmatch(value))]
+    return named[-1] if named else None
 
 
 class State:
@@ -143,13 +149,13 @@ class Front:
         service = self.state.service
         if service is None or self.state.draining:
             raise Refused(503, "not ready", "; ".join(self.state.problems), retry=1)
-        trace = self._headers(scope)
+        self._headers(scope)
         data = await self._arrived(receive)
         body = parsed(data)
         try:
             with self._at_work():
                 async with asyncio.timeout(self.bounds.seconds):
-                    answer = await service.decide(body, trace)
+                    answer = await service.decide(body, trace_in(scope["headers"]))
         except BadApplication as error:
             self.metrics.problems.labels(error.problems[0].what).inc()
             raise Refused(
@@ -164,19 +170,16 @@ class Front:
             raise Refused(503, "not decided in time", "the decision log is slow; no decision was given", retry=1) from None
         return json.dumps(answer.to_json()).encode()
 
-    def _headers(self, scope: Scope) -> str | None:
-        """Refuse what the headers already rule out; the trace that the request belongs to."""
-        kind, trace = b"", None
+    def _headers(self, scope: Scope) -> None:
+        """Refuse what the headers already rule out."""
+        kind = b""
         for name, value in scope["headers"]:
             if name == b"content-type":
                 kind = value
             elif name == b"content-length" and (not value.isdigit() or len(value) > 18 or int(value) > self.bounds.body):  # noqa: PLR2004 - an int64
                 raise too_large(self.bounds.body)
-            elif name == b"traceparent" and (found := TRACE.fullmatch(value)):
-                trace = found["trace"].decode()
         if not JSON.fullmatch(kind):
             raise Refused(415, "not JSON", "content-type: application/json")
-        return trace
 
     async def _arrived(self, receive: Receive) -> bytes:
         try:

@@ -47,7 +47,7 @@ class _Waiting:
     told: asyncio.Future[Head] | None
 
 
-Then = Callable[[object, Exception | None], None]
+Then = Callable[[object, BaseException | None], None]
 """Is told in the loop what the thread has found, or why it failed."""
 
 
@@ -118,12 +118,12 @@ class DecisionLog:
             found, failed = None, None
             try:
                 found = do()
-            except Exception as error:  # noqa: BLE001 - whoever waits for it is told
+            except BaseException as error:  # noqa: BLE001 - whoever waits for it is told, and the thread goes on
                 failed = error
             with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits any more
                 loop.call_soon_threadsafe(done, found, failed)
 
-        def done(found: object, error: Exception | None) -> None:
+        def done(found: object, error: BaseException | None) -> None:
             self._busy = False
             try:
                 then(found, error)
@@ -134,7 +134,7 @@ class DecisionLog:
 
         self._todo.put(work)
 
-    def _written(self, taken: list[_Waiting], heads: object, error: Exception | None) -> None:
+    def _written(self, taken: list[_Waiting], heads: object, error: BaseException | None) -> None:
         if error is None:
             self.well = True
             for w, head in zip(taken, heads, strict=True):  # type: ignore[call-overload]  # a list of heads
@@ -183,7 +183,7 @@ class DecisionLog:
     async def _in_turn(self, do: Callable[[], object]) -> None:
         told: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
-        def then(_found: object, error: Exception | None) -> None:
+        def then(_found: object, error: BaseException | None) -> None:
             if told.done():
                 return
             if error:

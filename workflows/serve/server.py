@@ -291,11 +291,11 @@ def _traces(release: Release) -> Traces | None:
     """What makes spans of decisions; None, and nothing is imported for it, where no collector is named."""
     if not tracing.wanted():
         return None
-    from workflows.serve.traces import Traces
-
     try:
+        from workflows.serve.traces import Traces
+
         return Traces(release)
-    except (ValueError, OSError, RuntimeError) as error:  # OpenTelemetry's own settings
+    except Exception as error:  # noqa: BLE001 - OpenTelemetry's own settings, some of which it reads when imported
         log.warning("decisions are not traced", why=str(error))
         return None
 

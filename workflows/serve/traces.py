@@ -18,7 +18,6 @@ from dataclasses import dataclass
 from typing import Any
 
 from opentelemetry.context import Context
-from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
 from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor
 from opentelemetry.sdk.trace.id_generator import RandomIdGenerator
@@ -27,7 +26,7 @@ from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 from opentelemetry.trace import Link, NonRecordingSpan, SpanContext, SpanKind, Status, StatusCode, TraceFlags, set_span_in_context
 
 from workflows.run.logs import structlog
-from workflows.run.tracing import SCOPE, resource, root_of, told_to
+from workflows.run.tracing import SCOPE, exporter, resource, root_of, told_to
 from workflows.serve.front import DECISIONS, App, Message, Receive, Scope, Send
 from workflows.serve.loading import Served
 from workflows.serve.release import Release
@@ -81,7 +80,7 @@ class Traces:
         provider = TracerProvider(resource=resource("countersign-model-server", _of_server(release)), shutdown_on_exit=False)
         self._sampler, self._resource = provider.sampler, provider.resource
         self._ids = RandomIdGenerator()
-        self._queue = BatchSpanProcessor(OTLPSpanExporter())
+        self._queue = BatchSpanProcessor(exporter())
         self._routes = _routes(release)
         self._release = release.sequence
         self._roots: dict[str, SpanContext] = {}
@@ -93,6 +92,7 @@ class Traces:
             route = self._routes.get(scope["path"]) if scope["type"] == "http" else None
             begun = self._begun(scope, route) if route else None
             if begun is None:
+                ANSWERS.set(None)  # the task of a pipelined request begins with what the one before it had
                 await front(scope, receive, send)
                 return
             status = 0
@@ -104,7 +104,7 @@ class Traces:
                 await send(message)
 
             answers: list[Answer] = []
-            ANSWERS.set(answers)  # a request has a task of its own
+            ANSWERS.set(answers)
             try:
                 await front(_with(scope, begun.context), receive, noted)
             finally:
@@ -115,8 +115,12 @@ class Traces:
     async def close(self) -> None:
         """Send the rest, as far as it can be done within `LAST` seconds."""
         ending = threading.Thread(target=self._queue.shutdown, daemon=True)
-        ending.start()
-        await asyncio.to_thread(ending.join, LAST)
+        try:
+            ending.start()
+            await asyncio.to_thread(ending.join, LAST)
+        except RuntimeError as error:  # no thread to be had: the log is written meanwhile, and must not be cut short
+            log.warning("the last traces are not sent", why=str(error))
+            return
         if ending.is_alive():
             log.warning("the last traces are not sent", why="no answer in time")
 
@@ -126,7 +130,7 @@ class Traces:
         parent = _parent(scope)
         trace = parent.trace_id if parent else self._ids.generate_trace_id()
         within = set_span_in_context(NonRecordingSpan(parent), Context()) if parent else Context()
-        name = f"{method} {route}"
+        name = f"{method if method in METHODS else 'HTTP'} {route}"
         if self._sampler.should_sample(within, trace, name, SpanKind.SERVER).decision is not Decision.RECORD_AND_SAMPLE:
             return None
         context = SpanContext(trace, self._ids.generate_span_id(), is_remote=False, trace_flags=SAMPLED)
@@ -222,4 +226,6 @@ class _Told(logging.Handler):
         now = time.monotonic()
         if now - self._said.get(record.msg, -AGAIN) >= AGAIN:
             self._said[record.msg] = now
-            log.warning("traces", why=record.getMessage())
+            # Of headers that cannot be read it would say all, and a collector's key is one.
+            secret = record.name == "opentelemetry.util.re"
+            log.warning("traces", why="OTEL_EXPORTER_OTLP_HEADERS cannot be read" if secret else record.getMessage())
