@@ -12,7 +12,7 @@ from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
-PIECES = [b"", b'"', b"{", b"}", b"[", b"1e9", b"null", b"\x00", b"\xc3", b"-", b"9" * 30, b","]
+PIECES = [b"", b'"', b"{", b"}", b"[", b"1e9", b"null", b"\x00", b"\xc3", b"-", b"9" * 30, b",", b"[1]", b"\\ud800"]
 HEAD = "POST /v1/decisions HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\ncontent-length: {}\r\n\r\n"
 
 

@@ -28,6 +28,13 @@ from workflows.serve.shipping import ship, verify_logs
 from workflows.serve.watch import FEWEST, Metrics
 
 SENT = {"subject": "somebody", "features": FEATURES}
+INFER = "/v2/models/loan_approval/infer"
+TENSORS: dict[str, Any] = {
+    "inputs": [
+        {"name": "subject", "shape": [2], "datatype": "BYTES", "data": ["a", "b"]},
+        {"name": "features", "shape": [2, 4], "datatype": "FP64", "data": [0.1, 0.4, 0.25, 1, -2.0, 2.0, None, 2]},
+    ]
+}
 
 
 @dataclass
@@ -63,6 +70,7 @@ class World:
         size = -(-len(data) // parts) or 1
         pieces = [data[i : i + size] for i in range(0, len(data), size)] or [b""]
         said = Said()
+        begun = 0
 
         async def receive() -> Any:
             if wait:
@@ -72,7 +80,10 @@ class World:
             return {"type": "http.request", "body": pieces.pop(0), "more_body": bool(pieces)}
 
         async def send(message: Any) -> None:
+            nonlocal begun
             if message["type"] == "http.response.start":
+                begun += 1
+                assert begun == 1, "one request, two answers"
                 said.status = message["status"]
                 said.headers = {k.decode(): v.decode() for k, v in message["headers"]}
             else:
@@ -201,6 +212,42 @@ def test_ten_thousand_broken_applications(tmp_path: Path, made: world.Made) -> N
     assert run(tmp_path, made, work) <= {200, 400, 422}
 
 
+def test_thousands_of_broken_tensors(tmp_path: Path, made: world.Made) -> None:
+    rng = random.Random(12)  # noqa: S311
+
+    async def work(w: World) -> set[int]:
+        return {(await w.ask(INFER, hostile.broken(json.dumps(TENSORS).encode(), rng))).status for _ in range(3_000)}
+
+    assert run(tmp_path, made, work) <= {200, 400, 422}
+
+
+def test_text_without_utf_8_is_sent_away(tmp_path: Path, made: world.Made) -> None:
+    """A lone surrogate is JSON, but no bytes of UTF-8: what repeats it must escape it."""
+    [subject, wide] = TENSORS["inputs"]
+    lone = "\ud800"
+    bad = [[subject, {**wide, "datatype": lone}], [subject, wide, {**wide, "name": lone}], [subject, {**wide, lone: 1}]]
+
+    async def work(w: World) -> Any:
+        return [(await w.ask(INFER, how)).status for how in (*({"inputs": i} for i in bad), {**TENSORS, "id": lone})]
+
+    assert run(tmp_path, made, work) == [422] * 4
+
+
+def test_an_answer_that_has_begun_is_not_followed_by_another(tmp_path: Path, made: world.Made) -> None:
+    """The framework answers what fails in it and tells of it: that is logged, and the client has its answer."""
+
+    async def work(w: World) -> Any:
+        async def broken(*_: Any) -> Any:
+            raise ZeroDivisionError
+
+        with capture_logs() as said, pytest.MonkeyPatch.context() as patch:
+            patch.setattr(api, "_decided", broken)
+            bad = await w.ask(INFER, TENSORS)
+        return bad.status, len(said), w.metrics.registry.get_sample_value("countersign_requests_total", {"route": "other", "status": "500"})
+
+    assert run(tmp_path, made, work) == (500, 1, 1)
+
+
 def test_slow_ones_and_those_who_hang_up(tmp_path: Path, made: world.Made) -> None:
     async def work(w: World) -> Any:
         slow = await w.ask(parts=10, wait=0.1)
@@ -298,10 +345,8 @@ def test_nothing_is_decided_before_it_is_ready_or_after_it_was_told_to_go(tmp_pa
 
 
 def test_the_open_inference_protocol(tmp_path: Path, made: world.Made) -> None:
-    subject = {"name": "subject", "shape": [2], "datatype": "BYTES", "data": ["a", "b"]}
-    wide = {"name": "features", "shape": [2, 4], "datatype": "FP64", "data": [0.1, 0.4, 0.25, 1, -2.0, 2.0, None, 2]}
+    [subject, wide] = TENSORS["inputs"]
     narrow = [{"name": n, "shape": [2, 1], "datatype": "FP64", "data": [FEATURES[n], DECLINED[n]]} for n in FEATURES]
-    path = "/v2/models/loan_approval/infer"
     bad: list[tuple[dict[str, Any], str]] = [
         ({"inputs": [subject, {**wide, "shape": [8]}]}, "bad shape"),
         ({"inputs": [subject, {**wide, "data": [1]}]}, "as many values"),
@@ -311,17 +356,20 @@ def test_the_open_inference_protocol(tmp_path: Path, made: world.Made) -> None:
         ({"inputs": [subject, {**wide, "name": "wide"}]}, "unknown tensor"),
         ({"inputs": [subject, wide], "outputs": [{"name": "secret"}]}, "unknown output"),
         ({"inputs": [subject, {**wide, "data": [[1, 2], [3, 4]]}]}, "as many values"),
+        ({"inputs": [subject, {**wide, "data": [[1], *wide["data"][1:]]}]}, "as many values"),
+        ({"inputs": [subject, {**wide, "data": [[]] * 8}]}, "as many values"),
+        ({"inputs": [subject, {**wide, "data": [[1]] * 8}]}, "as many values"),
         ({"inputs": [subject, {**wide, "data": [99, *wide["data"][1:]]}]}, "out of range"),
         ({"inputs": [subject, wide], "more": 1}, "Extra inputs"),
     ]
 
     async def work(w: World) -> Any:
-        rows = [await w.ask(path, {"id": "x", "inputs": [subject, wide]}), await w.ask(path, {"inputs": [subject, *narrow]})]
-        rows.append(await w.ask(path, {"inputs": [subject, {**wide, "data": [wide["data"][:4], wide["data"][4:]]}]}))
+        rows = [await w.ask(INFER, {"id": "x", "inputs": [subject, wide]}), await w.ask(INFER, {"inputs": [subject, *narrow]})]
+        rows.append(await w.ask(INFER, {"inputs": [subject, {**wide, "data": [wide["data"][:4], wide["data"][4:]]}]}))
         one = await w.ask("/v2/models/loan_approval/versions/7/infer", {"inputs": [subject, wide], "outputs": [{"name": "score"}]})
         known = [await w.ask(p, method="GET") for p in ("/v2", "/v2/models/loan_approval", "/v2/models/loan_approval/versions/7/ready")]
         none = [await w.ask(p, method="GET") for p in ("/v2/models/other", "/v2/models/loan_approval/versions/8")]
-        return rows, one, known, none, await statuses(w, [({"path": path, "body": b}, 422, m) for b, m in bad])
+        return rows, one, known, none, await statuses(w, [({"path": INFER, "body": b}, 422, m) for b, m in bad])
 
     rows, one, known, none, wrong = run(tmp_path, made, work)
     said = [{o["name"]: o["data"] for o in r.json["outputs"]} for r in rows]

@@ -7,14 +7,14 @@ from typing import Any
 
 from fastapi import FastAPI
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import JSONResponse
+from fastapi.responses import JSONResponse, Response
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 
 from workflows.serve import openapi, protocol
 from workflows.serve.contract import BadApplication
 from workflows.serve.decide import Undecidable
-from workflows.serve.front import DECISIONS, Refused, State, trace_in
+from workflows.serve.front import DECISIONS, Refused, State, internal_error, trace_in
 from workflows.serve.log import NotKept
 from workflows.serve.openapi import refusals
 from workflows.serve.protocol import Inference
@@ -65,22 +65,24 @@ def _describe(app: FastAPI, state: State) -> None:
 
 
 def _refusals(app: FastAPI) -> None:
-    def problem(refused: Refused) -> JSONResponse:
-        import json
-
+    def problem(refused: Refused) -> Response:
         headers = {"retry-after": str(refused.retry)} if refused.retry is not None else None
-        return JSONResponse(json.loads(refused.body), refused.status, headers, "application/problem+json")
+        return Response(refused.body, refused.status, headers, "application/problem+json")
 
     @app.exception_handler(Refused)
-    async def refused(_request: Request, error: Refused) -> JSONResponse:
+    async def refused(_request: Request, error: Refused) -> Response:
         return problem(error)
 
     @app.exception_handler(HTTPException)
-    async def no_route(_request: Request, error: HTTPException) -> JSONResponse:
+    async def no_route(_request: Request, error: HTTPException) -> Response:
         return problem(Refused(error.status_code, str(error.detail), "GET /docs lists what there is"))
 
+    @app.exception_handler(Exception)
+    async def failed(_request: Request, _error: Exception) -> Response:
+        return problem(internal_error())
+
     @app.exception_handler(RequestValidationError)
-    async def invalid(_request: Request, error: RequestValidationError) -> JSONResponse:
+    async def invalid(_request: Request, error: RequestValidationError) -> Response:
         problems = [
             {"where": ".".join(map(str, e["loc"]))[:200], "what": e["msg"], "expected": "", "got": ""} for e in error.errors()[:100]
         ]

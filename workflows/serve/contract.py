@@ -154,7 +154,7 @@ class Contract:
         return None if any(self._disagreements(given)) else tuple(values)
 
     def _in_full(self, body: dict[str, Any]) -> Application:
-        problems = [Wrong(where=_shown(n), what="unknown field", expected=f"one of {', '.join(FIELDS)}") for n in body if n not in FIELDS]
+        problems = [Wrong(where=shown(n), what="unknown field", expected=f"one of {', '.join(FIELDS)}") for n in body if n not in FIELDS]
         if not _is_subject(subject := body.get("subject")):
             problems.append(Wrong(where="subject", what="missing or no name for a subject", expected=f"1 to {LONGEST_SUBJECT} characters"))
         if type(explain := body.get("explain", False)) is not bool:
@@ -173,7 +173,7 @@ class Contract:
         for name, value in groups.items():
             if name not in self.groups:
                 known = ", ".join(sorted(self.groups)) or "none"
-                yield Wrong(where=f"groups.{_shown(name)}", what="unknown attribute", expected=f"one of {known}")
+                yield Wrong(where=f"groups.{shown(name)}", what="unknown attribute", expected=f"one of {known}")
             elif type(value) is not str or value not in self.groups[name]:
                 yield Wrong(where=f"groups.{name}", what="unknown group", expected=f"one of {', '.join(sorted(self.groups[name]))}")
         for name in self.needs:
@@ -189,7 +189,7 @@ class Contract:
             return
         for name in given:
             if name not in self.names:
-                yield Wrong(where=f"features.{_shown(name)}", what="unknown feature", expected="a feature of the model: GET /v1/contract")
+                yield Wrong(where=f"features.{shown(name)}", what="unknown feature", expected="a feature of the model: GET /v1/contract")
         bad = [f for f in self.features if not f.accepts(given.get(f.name))]
         yield from (f.wrong(given.get(f.name)) for f in bad)
         if not bad:
@@ -250,7 +250,7 @@ def _is_subject(value: object) -> TypeGuard[str]:
     return value.isascii() or not any("\ud800" <= c <= "\udfff" for c in value)
 
 
-def _shown(name: str) -> str:
+def shown(name: str) -> str:
     """A field's name as sent, short and printable."""
     return ascii(name[:60])[1:-1]
 

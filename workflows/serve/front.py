@@ -121,7 +121,7 @@ class Front:
             status = 499  # as nginx calls it: nobody is there to be answered
         except Exception:
             log.exception("a request failed", route=route)
-            await reply(send, 500, Refused(500, "internal error", "it was logged").body, problem=True)
+            await reply(send, 500, internal_error().body, problem=True)
         finally:
             self._measured(route, status, time.perf_counter() - begun)
 
@@ -190,7 +190,7 @@ class Front:
 
     async def _other(self, scope: Scope, receive: Receive, send: Send) -> int:
         """What the framework answers. It gets a request when that is whole."""
-        status = 500
+        status = 0
         data = await self._arrived(receive)
         waiting = [{"type": "http.request", "body": data, "more_body": False}]
 
@@ -207,8 +207,12 @@ class Front:
             with self._at_work():
                 async with asyncio.timeout(2 * self.bounds.seconds):
                     await self.rest(scope, once, noted)
-        except TimeoutError:
-            raise Refused(503, "not answered in time", "try again", retry=1) from None
+        except Exception as error:
+            if not status:
+                if isinstance(error, TimeoutError):
+                    raise Refused(503, "not answered in time", "try again", retry=1) from None
+                raise
+            log.exception("a request failed", route="other")  # its answer has begun, and there is no second one
         return status
 
     def _measured(self, route: str, status: int, seconds: float) -> None:
@@ -223,6 +227,11 @@ class Front:
 
 class Gone(Exception):
     """The client hung up before its request was whole."""
+
+
+def internal_error() -> Refused:
+    """A defect of ours, of which a caller learns no more."""
+    return Refused(500, "internal error", "it was logged")
 
 
 def too_large(most: int) -> Refused:

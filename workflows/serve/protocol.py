@@ -12,7 +12,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from workflows.serve.contract import BadApplication, Contract, Wrong
+from workflows.serve.contract import BadApplication, Contract, Wrong, shown
 from workflows.serve.service import Answer
 
 MOST_ROWS = 64
@@ -67,9 +67,7 @@ def applications(asked: Inference, contract: Contract) -> list[dict[str, Any]]:
     wide = tensors.get("features")
     known = {"subject", "features"} if wide else {"subject", *contract.names}
     problems += [
-        Wrong(where=f"inputs.{ascii(n)[1:-1]}", what="unknown tensor", expected="see the model's metadata")
-        for n in tensors
-        if n not in known
+        Wrong(where=f"inputs.{shown(n)}", what="unknown tensor", expected="see the model's metadata") for n in tensors if n not in known
     ]
     subject = tensors.get("subject")
     rows = subject.shape[0] if subject else 0
@@ -78,8 +76,7 @@ def applications(asked: Inference, contract: Contract) -> list[dict[str, Any]]:
     problems += [w for t in tensors.values() for w in _misshapen(t, rows, len(contract.features))]
     wanted = {o.name for o in asked.outputs or ()}
     problems += [
-        Wrong(where=f"outputs.{ascii(n[:60])[1:-1]}", what="unknown output", expected=", ".join(OUTPUTS))
-        for n in sorted(wanted - set(OUTPUTS))
+        Wrong(where=f"outputs.{shown(n)}", what="unknown output", expected=", ".join(OUTPUTS)) for n in sorted(wanted - set(OUTPUTS))
     ]
     if problems:
         raise BadApplication(problems)
@@ -88,14 +85,15 @@ def applications(asked: Inference, contract: Contract) -> list[dict[str, Any]]:
 
 def _misshapen(t: Tensor, rows: int, features: int) -> Iterator[Wrong]:
     expected = [rows, features] if t.name == "features" else [rows]
-    where = f"inputs.{ascii(t.name)[1:-1]}"
+    where = f"inputs.{shown(t.name)}"
     if t.shape not in (expected, [*expected, 1]):
         yield Wrong(where=where, what="bad shape", expected=str(expected), got=str(t.shape))
     kinds = {"BYTES"} if t.name == "subject" else NUMBERS
     if t.datatype not in kinds:
-        yield Wrong(where=where, what="bad datatype", expected=" or ".join(sorted(kinds)), got=t.datatype[:20])
-    nested = t.name == "features" and bool(t.data) and all(isinstance(row, list) and len(row) == features for row in t.data)
-    if len(t.data) != (rows if nested or t.name != "features" else rows * features):
+        yield Wrong(where=where, what="bad datatype", expected=" or ".join(sorted(kinds)), got=shown(t.datatype))
+    nested = t.name == "features" and any(isinstance(row, list) for row in t.data)
+    uneven = nested and not all(isinstance(row, list) and len(row) == features for row in t.data)
+    if uneven or len(t.data) != (rows if nested or t.name != "features" else rows * features):
         yield Wrong(where=where, what="as many values as its shape says are wanted", expected=str(expected), got=str(len(t.data)))
 
 
