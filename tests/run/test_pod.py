@@ -63,11 +63,7 @@ def test_pods_leave_the_lock_that_a_laptop_leaves(cluster: Pods) -> None:
     home = cluster.home
     with_lineage(home)
     people = home.read("data/toy/people.csv")
-    md5 = digest.of_bytes(people).md5
-    home.write("data/toy/people.csv.dvc", f"outs:\n- md5: {md5}\n  size: {len(people)}\n  hash: md5\n  path: people.csv\n")
-    home.write(f"data/.dvc-remote/files/md5/{md5[:2]}/{md5[2:]}", people)
-    home.write("data/.gitignore", ".dvc-remote/\n")
-    (home.path / "data/toy/people.csv").unlink()
+    md5 = point_at(home, people)
     cluster.publish()
     said = cluster.go(TASKS)
     assert "the run is sealed, but its root could not be noted" in said.err, said.err
@@ -80,6 +76,36 @@ def test_pods_leave_the_lock_that_a_laptop_leaves(cluster: Pods) -> None:
         d for d in dvc_lock.read(home.read("run.lock").decode())["stages"]["toy-join"]["deps"] if d["path"] == "data/toy/people.csv"
     ]
     assert entry["md5"] == md5
+
+
+def point_at(home: Home, people: bytes) -> str:
+    """Let the source be a pointer file only, whose content lies in DVC's remote; its md5."""
+    md5 = digest.of_bytes(people).md5
+    home.write("data/toy/people.csv.dvc", f"outs:\n- md5: {md5}\n  size: {len(people)}\n  hash: md5\n  path: people.csv\n")
+    home.write(f"data/.dvc-remote/files/md5/{md5[:2]}/{md5[2:]}", people)
+    home.write("data/.gitignore", ".dvc-remote/\n")
+    (home.path / "data/toy/people.csv").unlink(missing_ok=True)
+    return md5
+
+
+def test_an_older_revision_takes_the_data_that_its_own_pointers_name(cluster: Pods, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in cluster.server.env.items():
+        monkeypatch.setenv(name, value)
+    store = open_store(cluster.home.path, cluster.url)
+    older = cluster.home.read("data/toy/people.csv")
+    newer = older + b"Zuse,85\n"
+    published = {}
+    for people in (older, newer):
+        point_at(cluster.home, people)
+        cluster.publish()
+        published[people] = cluster.files, cluster.code
+    for people in (newer, older):
+        cluster.files, cluster.code = published[people]
+        cluster.uid = f"uid-{len(people)}"
+        said = cluster.plan()
+        assert said.code == 0, said.err
+        (source,) = read_plan(store, cluster.outputs["plan"]["plan"]).sources
+        assert source.sha256 == digest.of_bytes(people).sha256
 
 
 def test_the_exit_handler_may_run_twice(cluster: Pods) -> None:
