@@ -20,7 +20,7 @@ from workflows.compile import dvc_lock
 from workflows.errors import NotVerified
 from workflows.prove import digest
 from workflows.prove.record import Item
-from workflows.prove.signature import Signer
+from workflows.prove.signature import Signer, private_pem, public_pem, read_private
 from workflows.run import keys
 from workflows.run.journal import Journal
 from workflows.run.planned import Plan, read_plan, write_plan
@@ -176,6 +176,35 @@ def test_pods_side_by_side_take_over_the_same_record(cluster: Pods, monkeypatch:
     assert cluster.step("join").code == 0
     cluster.seal()
     assert cluster.ask("verify", f"{cluster.run}-2", "--json").json["outcome"] == "done"
+
+
+def test_a_record_that_is_gone_is_named_and_nothing_is_sealed_over_it(cluster: Pods) -> None:
+    cluster.plan()
+    assert cluster.step("pick").code == 0
+    record = cluster.outputs["pick"]["record"]
+    bucket, _, prefix = cluster.url.removeprefix("s3://").partition("/")
+    cluster.server.client().delete_object(Bucket=bucket, Key=f"{prefix}/records/{record}")
+    for said in (cluster.step("work", "a"), cluster.seal()):
+        assert (said.code, f"({record}): record missing from the store" in said.err) == (4, True), said.err
+    checked = cluster.ask("verify", cluster.run, "--json")
+    assert (checked.code, checked.json["root"]) == (4, None)
+    cluster.uid = "uid-2"
+    cluster.go(TASKS)
+    assert cluster.ask("verify", cluster.run).code == 0, "another workflow computes it anew"
+
+
+def test_who_verifies_with_one_key_is_told_of_a_run_that_another_signed(cluster: Pods, tmp_path: Path) -> None:
+    cluster.go(TASKS)
+    ours = read_private((Path(cluster.home.env["COUNTERSIGN_KEYS"]) / "signing.pem").read_bytes())
+    (tmp_path / "ours.pem").write_bytes(public_pem(ours.public_key()))
+    theirs = Ed25519PrivateKey.generate()
+    (tmp_path / "theirs.pem").write_bytes(private_pem(theirs))
+    first, cluster.uid = cluster.run, "uid-2"
+    cluster.env["COUNTERSIGN_SIGNING_KEY_FILE"] = str(tmp_path / "theirs.pem")
+    cluster.go(TASKS)
+    said = cluster.ask("verify", cluster.run, "--key", str(tmp_path / "ours.pem"))
+    assert (said.code, f"signed by a key that is not at hand: '{Signer(theirs).keyid}'" in said.out) == (4, True), said.out
+    assert cluster.ask("verify", first, "--key", str(tmp_path / "ours.pem")).code == 0, "what was signed before stays true"
 
 
 def test_a_gate_that_says_no_says_so_on_the_node(cluster: Pods) -> None:
