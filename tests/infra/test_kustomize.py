@@ -289,3 +289,9 @@ def test_schedules_are_installed_in_production_alone() -> None:
     assert compiled
     for overlay in ENVIRONMENTS:
         assert set(of(render(f"overlays/{overlay}"), "CronWorkflow")) == (compiled if overlay == "prod" else set())
+
+
+def test_every_parameter_of_a_form_is_described() -> None:
+    forms = {name: t["spec"]["arguments"]["parameters"] for name, t in of(render("overlays/prod"), "WorkflowTemplate").items()}
+    assert set(forms) == {"loan-approval", "promote", "rollback"}
+    assert [f"{name} {p['name']}" for name, parameters in forms.items() for p in parameters if not p.get("description")] == []
