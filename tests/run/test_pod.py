@@ -108,6 +108,12 @@ def test_an_older_revision_takes_the_data_that_its_own_pointers_name(cluster: Po
         assert source.sha256 == digest.of_bytes(people).sha256
 
 
+@pytest.mark.parametrize(("image", "warnings"), [("registry/steps:1", 1), (f"registry/steps@sha256:{'a' * 64}", 0)])
+def test_an_image_that_no_record_can_name_is_warned_of(cluster: Pods, image: str, warnings: int) -> None:
+    said = cluster.plan(COUNTERSIGN_IMAGE=image)
+    assert (said.code, said.err.count("records will not say which image ran")) == (0, warnings)
+
+
 def test_the_exit_handler_may_run_twice(cluster: Pods) -> None:
     cluster.plan()
     cluster.steps(TASKS)
