@@ -36,8 +36,8 @@ SHOWN = 12  # bars of a plot: more are read in the table below it
 class ReportParams(Params):
     """What no step can know of the model: what it is for."""
 
-    title: str = Field(min_length=1, max_length=200)
-    intended_use: str = Field(min_length=1)
+    title: str = Field(min_length=1, max_length=200, description="Heading of the evidence page")
+    intended_use: str = Field(min_length=1, description="What the model is for")
     not_for: str = Field(min_length=1, description="Uses that the evidence on the page does not support")
     limits: list[str] = Field(min_length=1, description="What a reader must know before relying on the model")
 

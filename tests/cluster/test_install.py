@@ -200,7 +200,7 @@ def hello(script: str) -> dict[str, Any]:
 
 
 LOOKS = """
-import json, os, pathlib, shutil, subprocess, sys, boto3, lightgbm, pyarrow
+import importlib.util, json, os, pathlib, shutil, subprocess, sys, boto3, lightgbm, pyarrow
 def writes(path):
     try:
         pathlib.Path(path).touch()
@@ -213,7 +213,8 @@ found = {
     "root": writes("/x"), "venv": writes("/opt/venv/x"), "tmp": writes("/tmp/x"),
     "token": os.path.exists("/var/run/secrets"),
     "capabilities": status["CapEff"].strip(), "no_new_privileges": status["NoNewPrivs"].strip(), "seccomp": status["Seccomp"].strip(),
-    "python": list(sys.version_info[:2]), "git": shutil.which("git"), "dvc": shutil.which("dvc"), "cached": lightgbm.__cached__,
+    "python": list(sys.version_info[:2]), "git": shutil.which("git"), "dvc": shutil.which("dvc"),
+    "beside": [name for name in ("dvc", "hera") if importlib.util.find_spec(name)], "cached": lightgbm.__cached__,
     "bootstrap": subprocess.run(
         [sys.executable, "/opt/countersign/with_code.py", "python", "-m", "workflows"], cwd="/work", capture_output=True, text=True
     ).stderr,
@@ -234,7 +235,7 @@ def test_a_pod_on_the_step_image_is_restricted_and_whole() -> None:
     assert (found["capabilities"], found["no_new_privileges"], found["seccomp"]) == ("0" * 16, "1", "2")
     assert found["python"] == [3, 11]
     assert found["git"]
-    assert found["dvc"] is None
+    assert (found["dvc"], found["beside"]) == (None, []), "what only a laptop needs is not there"
     assert Path(found["cached"]).name == "__init__.cpython-311.pyc"
     assert found["bootstrap"].startswith("error: COUNTERSIGN_CODE is empty")
 

@@ -188,6 +188,13 @@ def test_what_gitlab_pushes(body: dict[str, Any], expected: list[str]) -> None:
     assert passed("gitlab", body) == expected
 
 
+def test_gitlab_does_not_say_that_a_push_was_forced_so_it_runs() -> None:
+    """What keeps it from happening is the branch's protection there, as docs/triggers.md says."""
+    rewritten = pushes.commit_id("gone by that push")
+    assert passed("gitlab", gitlab(TOUCHING, before=rewritten)) == GITLAB_MAIN
+    assert passed("github", github(TOUCHING, before=rewritten, forced=True)) == []
+
+
 def test_one_host_is_not_taken_for_the_other() -> None:
     assert passed("gitlab", github(TOUCHING)) == []
     assert passed("github", gitlab(TOUCHING)) == []

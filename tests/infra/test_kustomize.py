@@ -282,3 +282,16 @@ def test_no_account_of_an_environment_has_rights_in_the_cluster(folder: str) -> 
 def test_every_pipeline_is_installed() -> None:
     listed = yaml.safe_load((ARGO / "workflows/Kustomization").read_text())["resources"]
     assert sorted(listed) == sorted(p.name for p in (ARGO / "workflows").glob("*.yaml"))
+
+
+def test_schedules_are_installed_in_production_alone() -> None:
+    compiled = {p.stem for p in (ARGO / "schedules").glob("*.yaml")} - {"kustomization"}
+    assert compiled
+    for overlay in ENVIRONMENTS:
+        assert set(of(render(f"overlays/{overlay}"), "CronWorkflow")) == (compiled if overlay == "prod" else set())
+
+
+def test_every_parameter_of_a_form_is_described() -> None:
+    forms = {name: t["spec"]["arguments"]["parameters"] for name, t in of(render("overlays/prod"), "WorkflowTemplate").items()}
+    assert set(forms) == {"loan-approval", "promote", "rollback"}
+    assert [f"{name} {p['name']}" for name, parameters in forms.items() for p in parameters if not p.get("description")] == []

@@ -20,7 +20,7 @@ from workflows.compile import dvc_lock
 from workflows.errors import NotVerified
 from workflows.prove import digest
 from workflows.prove.record import Item
-from workflows.prove.signature import Signer
+from workflows.prove.signature import Signer, private_pem, public_pem, read_private
 from workflows.run import keys
 from workflows.run.journal import Journal
 from workflows.run.planned import Plan, read_plan, write_plan
@@ -63,11 +63,7 @@ def test_pods_leave_the_lock_that_a_laptop_leaves(cluster: Pods) -> None:
     home = cluster.home
     with_lineage(home)
     people = home.read("data/toy/people.csv")
-    md5 = digest.of_bytes(people).md5
-    home.write("data/toy/people.csv.dvc", f"outs:\n- md5: {md5}\n  size: {len(people)}\n  hash: md5\n  path: people.csv\n")
-    home.write(f"data/.dvc-remote/files/md5/{md5[:2]}/{md5[2:]}", people)
-    home.write("data/.gitignore", ".dvc-remote/\n")
-    (home.path / "data/toy/people.csv").unlink()
+    md5 = point_at(home, people)
     cluster.publish()
     said = cluster.go(TASKS)
     assert "the run is sealed, but its root could not be noted" in said.err, said.err
@@ -80,6 +76,42 @@ def test_pods_leave_the_lock_that_a_laptop_leaves(cluster: Pods) -> None:
         d for d in dvc_lock.read(home.read("run.lock").decode())["stages"]["toy-join"]["deps"] if d["path"] == "data/toy/people.csv"
     ]
     assert entry["md5"] == md5
+
+
+def point_at(home: Home, people: bytes) -> str:
+    """Let the source be a pointer file only, whose content lies in DVC's remote; its md5."""
+    md5 = digest.of_bytes(people).md5
+    home.write("data/toy/people.csv.dvc", f"outs:\n- md5: {md5}\n  size: {len(people)}\n  hash: md5\n  path: people.csv\n")
+    home.write(f"data/.dvc-remote/files/md5/{md5[:2]}/{md5[2:]}", people)
+    home.write("data/.gitignore", ".dvc-remote/\n")
+    (home.path / "data/toy/people.csv").unlink(missing_ok=True)
+    return md5
+
+
+def test_an_older_revision_takes_the_data_that_its_own_pointers_name(cluster: Pods, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in cluster.server.env.items():
+        monkeypatch.setenv(name, value)
+    store = open_store(cluster.home.path, cluster.url)
+    older = cluster.home.read("data/toy/people.csv")
+    newer = older + b"Zuse,85\n"
+    published = {}
+    for people in (older, newer):
+        point_at(cluster.home, people)
+        cluster.publish()
+        published[people] = cluster.files, cluster.code
+    for people in (newer, older):
+        cluster.files, cluster.code = published[people]
+        cluster.uid = f"uid-{len(people)}"
+        said = cluster.plan()
+        assert said.code == 0, said.err
+        (source,) = read_plan(store, cluster.outputs["plan"]["plan"]).sources
+        assert source.sha256 == digest.of_bytes(people).sha256
+
+
+@pytest.mark.parametrize(("image", "warnings"), [("registry/steps:1", 1), (f"registry/steps@sha256:{'a' * 64}", 0)])
+def test_an_image_that_no_record_can_name_is_warned_of(cluster: Pods, image: str, warnings: int) -> None:
+    said = cluster.plan(COUNTERSIGN_IMAGE=image)
+    assert (said.code, said.err.count("records will not say which image ran")) == (0, warnings)
 
 
 def test_the_exit_handler_may_run_twice(cluster: Pods) -> None:
@@ -150,6 +182,35 @@ def test_pods_side_by_side_take_over_the_same_record(cluster: Pods, monkeypatch:
     assert cluster.step("join").code == 0
     cluster.seal()
     assert cluster.ask("verify", f"{cluster.run}-2", "--json").json["outcome"] == "done"
+
+
+def test_a_record_that_is_gone_is_named_and_nothing_is_sealed_over_it(cluster: Pods) -> None:
+    cluster.plan()
+    assert cluster.step("pick").code == 0
+    record = cluster.outputs["pick"]["record"]
+    bucket, _, prefix = cluster.url.removeprefix("s3://").partition("/")
+    cluster.server.client().delete_object(Bucket=bucket, Key=f"{prefix}/records/{record}")
+    for said in (cluster.step("work", "a"), cluster.seal()):
+        assert (said.code, f"({record}): record missing from the store" in said.err) == (4, True), said.err
+    checked = cluster.ask("verify", cluster.run, "--json")
+    assert (checked.code, checked.json["root"]) == (4, None)
+    cluster.uid = "uid-2"
+    cluster.go(TASKS)
+    assert cluster.ask("verify", cluster.run).code == 0, "another workflow computes it anew"
+
+
+def test_who_verifies_with_one_key_is_told_of_a_run_that_another_signed(cluster: Pods, tmp_path: Path) -> None:
+    cluster.go(TASKS)
+    ours = read_private((Path(cluster.home.env["COUNTERSIGN_KEYS"]) / "signing.pem").read_bytes())
+    (tmp_path / "ours.pem").write_bytes(public_pem(ours.public_key()))
+    theirs = Ed25519PrivateKey.generate()
+    (tmp_path / "theirs.pem").write_bytes(private_pem(theirs))
+    first, cluster.uid = cluster.run, "uid-2"
+    cluster.env["COUNTERSIGN_SIGNING_KEY_FILE"] = str(tmp_path / "theirs.pem")
+    cluster.go(TASKS)
+    said = cluster.ask("verify", cluster.run, "--key", str(tmp_path / "ours.pem"))
+    assert (said.code, f"signed by a key that is not at hand: '{Signer(theirs).keyid}'" in said.out) == (4, True), said.out
+    assert cluster.ask("verify", first, "--key", str(tmp_path / "ours.pem")).code == 0, "what was signed before stays true"
 
 
 def test_a_gate_that_says_no_says_so_on_the_node(cluster: Pods) -> None:

@@ -146,6 +146,21 @@ def test_a_receipt_finds_the_tail_that_is_gone(tmp_path: Path) -> None:
     assert findings(store, ba9876543210=receipt)  # a chain that is gone as a whole
 
 
+def test_a_server_that_sends_more_while_one_looks_is_no_finding(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store, log = shipped(tmp_path, 3)
+    listed = store.list_documents
+
+    def at_work(folder: str) -> Any:
+        found = listed(folder)
+        log.append([record(3), record(4)])
+        log.seal()
+        ship(tmp_path / "log", store, SIGNER, KEYS)
+        return found
+
+    monkeypatch.setattr(store, "list_documents", at_work)
+    assert [(s.records, s.findings) for s in verify_logs(store, "prod", KEYS)] == [(3, ())]
+
+
 def test_other_keys_are_not_trusted(tmp_path: Path) -> None:
     store, _ = shipped(tmp_path, 2)
     assert "signed by a key that is not at hand" in verify_logs(store, "prod", Keyring({}))[0].findings[0]

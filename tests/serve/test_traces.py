@@ -224,7 +224,7 @@ def test_a_collector_in_trouble_keeps_no_decision_and_no_process(own: world.Made
             assert all_quick(server)
             begun = time.monotonic()
             assert server.stop() == 0
-            assert time.monotonic() - begun < 6, "2 s for the traces, beside all else"
+            assert time.monotonic() - begun < 12, "2 s for the traces, beside all else, also where much else is at work"
             assert '"traces"' in server.log
             assert "Traceback" not in server.log
     assert len(logged(own.store)) == 60

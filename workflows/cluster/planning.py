@@ -10,6 +10,8 @@ from workflows.declare import Pipeline, Source
 from workflows.errors import BadInput, Problem
 from workflows.plan import tasks
 from workflows.prove.record import Item
+from workflows.run import environment
+from workflows.run.logs import structlog
 from workflows.run.parameters import OVERRIDE, written
 from workflows.run.planned import Plan, write_plan
 from workflows.run.pod import OUTPUTS, WORKFLOW, as_text, put_out, wanted
@@ -31,6 +33,7 @@ def plan(root: Path, pipeline: Pipeline, store: Store) -> str:
     Started again, for the same workflow, it comes to the same plan and the same run.
     """
     uid = wanted(WORKFLOW)
+    _warn_of_a_tag()
     session = make_session(root, pipeline, _overrides(), store=store)
     tree, code = session.snapshot()  # before data arrives: it is no part of the code
     commit, dirty = _revision()
@@ -52,6 +55,14 @@ def plan(root: Path, pipeline: Pipeline, store: Store) -> str:
     run = open_journal(store, planned.run, uid).run
     put_out(Path(wanted(OUTPUTS)), {"plan": sha, "run": run, "code": as_text(code)})
     return run
+
+
+def _warn_of_a_tag() -> None:
+    """A record names the image that its step ran in by digest. A tag may name another one tomorrow, so none is recorded."""
+    named = os.environ.get(environment.IMAGE)
+    if named and environment.image() is None:
+        do = "name it as IMAGE@sha256:DIGEST in the ConfigMap countersign, key image"
+        structlog.get_logger().warning("no digest in the image's name: records will not say which image ran", image=named, do=do)
 
 
 def _overrides() -> list[str]:

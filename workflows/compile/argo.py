@@ -200,7 +200,6 @@ def _container(pipeline: Pipeline, step: Step) -> Container:
         retry_strategy=retries(step.resources.retries),
         node_selector={"nvidia.com/gpu.present": "true"} if step.resources.gpu else None,
         tolerations=[m.Toleration(key="nvidia.com/gpu", operator="Exists", effect="NoSchedule")] if step.resources.gpu else None,
-        annotations={"workflows.argoproj.io/display-name": step.description or step.name.replace("_", " ")},
     )
 
 
@@ -221,7 +220,6 @@ def _planning(declared: Declared) -> Container:
         resources=SMALL,
         active_deadline_seconds=BESIDE_TIMEOUT,
         retry_strategy=retries(PLAN_RETRIES, at_most="30m"),
-        annotations={"workflows.argoproj.io/display-name": "plan the run and take its sources"},
     )
 
 
@@ -246,7 +244,6 @@ def _sealing(pipeline: Pipeline) -> Container:
         retry_strategy=retries(BESIDE_RETRIES),
         service_account_name=SEALER_ACCOUNT,
         automount_service_account_token=True,
-        annotations={"workflows.argoproj.io/display-name": "seal the run"},
     )
 
 

@@ -46,7 +46,6 @@ def _promote() -> WorkflowTemplate:
             Parameter(name="type-this", description="What whoever may approve types; then: argo resume, or Resume here"),
             Parameter(name="missing", description="What is missing; resuming without it gets nowhere"),
         ],
-        annotations={"workflows.argoproj.io/display-name": "wait: {{inputs.parameters.type-this}}"},
     )
     about = "Bring a model to this environment: verified, approved, recorded"
     with _template(NAME, about, _asked(), [check, wait, release]) as template, Steps(name=NAME):
@@ -130,7 +129,6 @@ def _task(what: str, outputs: tuple[str, ...], *, token: bool) -> Container:
         automount_service_account_token=token,
         # Releases of an environment come one after another; whoever waits for approval keeps nobody waiting.
         synchronization=m.Synchronization(mutexes=[m.Mutex(name=NAME)]) if token else None,
-        annotations={"workflows.argoproj.io/display-name": "verify, deploy, record" if token else "verify and judge"},
     )
 
 

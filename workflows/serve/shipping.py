@@ -52,9 +52,11 @@ def verify_logs(store: Store, environment: str, keys: Keyring, noted: Mapping[st
 
 
 def _verify(store: Store, environment: str, chain: str, keys: Keyring, noted: str | None) -> Said:
+    # The end before the batches: a server at work sends more of both meanwhile, batches first.
+    noted = noted or _noted(store, environment, chain)
     listed = store.list_documents(_folder(environment, chain))
     envelopes = {name.rpartition("/")[2]: data for name, data in listed.items()}
-    said = chains.verify_chain(chain, envelopes, lambda b: content_of(store, b), keys, noted or _noted(store, environment, chain))
+    said = chains.verify_chain(chain, envelopes, lambda b: content_of(store, b), keys, noted)
     elsewhere = [f"{chain}: two batches are named {n}" for n in sorted(envelopes) if sum(k.endswith(f"/{n}") for k in listed) > 1]
     return Said(chain=chain, records=said.records, head=said.head, findings=(*said.findings, *elsewhere), signers=said.signers)
 
