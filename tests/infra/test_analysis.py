@@ -10,7 +10,7 @@ import threading
 import time
 import urllib.parse
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
@@ -30,6 +30,8 @@ RATES: dict[str, dict[str, float]] = {
     # Of group b nobody is approved: no such series exists.
     BAD: {"200": 10, "503": 10, "approved a": 5, "declined a": 5, "declined b": 10},
 }
+# Both new releases have a shadow, which would be refused by itself. The stable one is of a server that knew no such label.
+SHADOW = {"approved a": 40.0, "declined b": 40.0}
 
 
 def exposition(seconds: float) -> str:
@@ -39,18 +41,24 @@ def exposition(seconds: float) -> str:
         where = f'namespace="prod",pod_template_hash="{release}"'
         for name, rate in rates.items():
             value = rate * seconds
-            decision, _, group = name.partition(" ")
-            if not group:
+            if name.isdecimal():
                 lines.append(f'countersign_requests_total{{{where},status="{name}"}} {value}')
-                continue
-            lines.append(f'countersign_group_decisions_total{{{where},attribute="race",group="{group}",decision="{decision}"}} {value}')
-        for decision in ("approved", "declined"):
-            total = sum(r for n, r in rates.items() if n.startswith(decision)) * seconds
-            lines.append(f'countersign_decisions_total{{{where},decision="{decision}"}} {total}')
+        lines += decided(where if release == STABLE else f'{where},shadow="false"', rates, seconds)
+        if release != STABLE:
+            lines += decided(f'{where},shadow="true"', SHADOW, seconds)
         slow = release == BAD
         for le, share in (("0.1", 0.0 if slow else 1.0), ("1", 0.5 if slow else 1.0), ("+Inf", 1.0)):
             lines.append(f'countersign_request_seconds_bucket{{{where},le="{le}"}} {share * 20 * seconds}')
     return "\n".join([*lines, ""])
+
+
+def decided(where: str, rates: Mapping[str, float], seconds: float) -> Iterator[str]:
+    """The decisions in all, and by group."""
+    for decision in ("approved", "declined"):
+        by = {name.partition(" ")[2]: rate * seconds for name, rate in rates.items() if name.startswith(decision)}
+        yield f'countersign_decisions_total{{{where},decision="{decision}"}} {sum(by.values())}'
+        for group, value in by.items():
+            yield f'countersign_group_decisions_total{{{where},attribute="race",group="{group}",decision="{decision}"}} {value}'
 
 
 @pytest.fixture(scope="module")

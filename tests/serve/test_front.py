@@ -250,8 +250,8 @@ def test_an_answer_that_has_begun_is_not_followed_by_another(tmp_path: Path, mad
 
 def test_slow_ones_and_those_who_hang_up(tmp_path: Path, made: world.Made) -> None:
     async def work(w: World) -> Any:
+        left = await w.ask(parts=2, wait=0.08, content_length="10")
         slow = await w.ask(parts=10, wait=0.1)
-        left = await w.ask(parts=2, content_length="10")
 
         async def gone() -> Any:
             return {"type": "http.disconnect"}
@@ -263,12 +263,17 @@ def test_slow_ones_and_those_who_hang_up(tmp_path: Path, made: world.Made) -> No
 
         headers = [(b"content-type", b"application/json")]
         await w.front({"type": "http", "method": "POST", "path": "/v1/decisions", "headers": headers}, gone, send)
-        return slow, left, sent
+        measured = [
+            w.metrics.registry.get_sample_value(f"countersign_request_seconds_{x}", {"route": "/v1/decisions"}) for x in ("count", "sum")
+        ]
+        return slow, left, sent, measured
 
-    slow, left, sent = run(tmp_path, made, work, bounds=Bounds(seconds=0.2))
+    slow, left, sent, [count, seconds] = run(tmp_path, made, work, bounds=Bounds(seconds=0.2))
     assert (slow.status, slow.headers["connection"]) == (408, "close")
     assert left.status == 200
     assert sent == []
+    assert count == 1, "only what arrived whole was answered"
+    assert seconds < 0.16, "how long a client takes to send is not our latency"
 
 
 def test_too_many_at_once_are_sent_away_at_once(tmp_path: Path, made: world.Made) -> None:
@@ -413,13 +418,21 @@ def test_a_subject_keeps_its_variant_and_a_shadow_answers_nobody(tmp_path: Path,
     async def work(w: World) -> Any:
         said = [[(await w.ask(body={**SENT, "subject": f"s{i}"})).json["variant"] for i in range(40)] for _ in range(2)]
         rows = {name: window.seen for name, window in w.service.windows.items()}
-        return said, rows, w.metrics.registry.get_sample_value("countersign_decisions_total", {"variant": "c", "decision": "approved"})
+        await w.ask(body={**SENT, "groups": {"race": "black"}})
+        return said, rows, w.metrics.registry
 
-    [first, second], rows, shadowed = run(tmp_path, made, work, *variants)
+    [first, second], rows, counted = run(tmp_path, made, work, *variants)
     assert first == second
     assert set(first) == {"a", "b"}
     assert rows == {"a": 2 * first.count("a"), "b": 2 * first.count("b"), "c": 80}
-    assert shadowed == 80
+    for shadow in ("false", "true"):  # whoever counts answers leaves a shadow's out
+        labels = {"shadow": shadow, "decision": "approved"}
+        variants_of = "c" if shadow == "true" else "ab"
+        assert sum(counted.get_sample_value("countersign_decisions_total", {**labels, "variant": v}) for v in variants_of) == 81
+        assert sum(counted.get_sample_value("countersign_score_count", {"shadow": shadow, "variant": v}) for v in variants_of) == 81
+        group = {**labels, "attribute": "race", "group": "black"}
+        by_group = [counted.get_sample_value("countersign_group_decisions_total", {**group, "variant": v}) for v in variants_of]
+        assert sum(n or 0 for n in by_group) == 1
     record = json.loads((tmp_path / "log" / "000000000001.jsonl").read_bytes().splitlines()[0])["body"]
     assert record["shadows"][0]["by"]["variant"] == "c"
     assert record["shadows"][0]["answer"] == record["answer"]

@@ -207,7 +207,7 @@ def test_a_decision_is_replayed_on_the_command_line(own: world.Made, tmp_path: P
         assert server.metrics()["countersign_ready"] == 1
         answer = server.ask("/v1/decisions", {"subject": "somebody", "features": DECLINED})[1]
         metrics = server.metrics()
-        assert metrics['countersign_decisions_total{decision="declined",variant="champion"}'] == 1
+        assert metrics['countersign_decisions_total{decision="declined",shadow="false",variant="champion"}'] == 1
         assert metrics['countersign_requests_total{route="/v1/decisions",status="200"}'] == 1
         assert server.stop() == 0
     given = {**os.environ, "PYTHONPATH": str(ROOT), **world.environment(tmp_path, own)}

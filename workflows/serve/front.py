@@ -28,6 +28,8 @@ Send = Callable[[Message], Awaitable[None]]
 App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 DECISIONS = "/v1/decisions"
+ARRIVED = "countersign.arrived"
+"""Where a request's scope says when its last byte was there."""
 HEALTH = ("/v2/health/live", "/v2/health/ready")
 TRACE = re.compile(rb"00-(?P<trace>[0-9a-f]{32})-[0-9a-f]{16}-[0-9a-f]{2}")
 JSON = re.compile(rb"application/json *(; *charset=\"?utf-8\"?)?", re.IGNORECASE)
@@ -103,7 +105,6 @@ class Front:
         if path in HEALTH:  # never sent away: a busy server is alive
             await self.rest(scope, receive, send)
             return
-        begun = time.perf_counter()
         route = DECISIONS if path == DECISIONS else "other"
         status = 500
         try:
@@ -123,7 +124,7 @@ class Front:
             log.exception("a request failed", route=route)
             await reply(send, 500, internal_error().body, problem=True)
         finally:
-            self._measured(route, status, time.perf_counter() - begun)
+            self._measured(route, status, scope.get(ARRIVED))
 
     def _find_room(self) -> None:
         if self.at_work >= self.bounds.at_once:
@@ -150,7 +151,7 @@ class Front:
         if service is None or self.state.draining:
             raise Refused(503, "not ready", "; ".join(self.state.problems), retry=1)
         self._headers(scope)
-        data = await self._arrived(receive)
+        data = await self._arrived(scope, receive)
         body = parsed(data)
         try:
             with self._at_work():
@@ -181,17 +182,20 @@ class Front:
         if not JSON.fullmatch(kind):
             raise Refused(415, "not JSON", "content-type: application/json")
 
-    async def _arrived(self, receive: Receive) -> bytes:
+    async def _arrived(self, scope: Scope, receive: Receive) -> bytes:
+        """The body, and in the scope when its last byte was there."""
         try:
             async with asyncio.timeout(self.bounds.seconds):
-                return await whole(receive, self.bounds.body)
+                data = await whole(receive, self.bounds.body)
         except TimeoutError:
             raise Refused(408, "the request took too long to arrive", f"at most {self.bounds.seconds:g} seconds") from None
+        scope[ARRIVED] = time.perf_counter()
+        return data
 
     async def _other(self, scope: Scope, receive: Receive, send: Send) -> int:
         """What the framework answers. It gets a request when that is whole."""
         status = 0
-        data = await self._arrived(receive)
+        data = await self._arrived(scope, receive)
         waiting = [{"type": "http.request", "body": data, "more_body": False}]
 
         async def once() -> Message:
@@ -215,13 +219,14 @@ class Front:
             log.exception("a request failed", route="other")  # its answer has begun, and there is no second one
         return status
 
-    def _measured(self, route: str, status: int, seconds: float) -> None:
-        """Children of a metric are looked up once: that takes longer than counting."""
+    def _measured(self, route: str, status: int, arrived: float | None) -> None:
+        """A request that never arrived whole has no latency. Children of a metric are looked up once: that takes longer than counting."""
         if route not in self._seconds:
             self._seconds[route] = self.metrics.seconds.labels(route).observe
         if (route, status) not in self._counts:
             self._counts[route, status] = self.metrics.requests.labels(route, str(status)).inc
-        self._seconds[route](seconds)
+        if arrived is not None:
+            self._seconds[route](time.perf_counter() - arrived)
         self._counts[route, status]()
 
 

@@ -96,9 +96,9 @@ class Service:
         return said | {"answer": entry.answered(decision), "why": None}
 
     def _counters(self, served: Served) -> Callable[[Decision], None]:
-        name = served.variant.name
-        score = self.metrics.scores.labels(name).observe
-        count = {d: self.metrics.decisions.labels(name, d).inc for d in ("approved", "declined")}
+        variant = _labels(served)
+        score = self.metrics.scores.labels(*variant).observe
+        count = {d: self.metrics.decisions.labels(*variant, d).inc for d in ("approved", "declined")}
 
         def counted(decision: Decision) -> None:
             score(decision.score)
@@ -111,7 +111,12 @@ class Service:
         self._count[name](decision)
         self.windows[name].add(application.row)
         for attribute, group in application.groups.items():
-            self.metrics.groups.labels(name, attribute, group, decision.decision).inc()
+            self.metrics.groups.labels(*_labels(served), attribute, group, decision.decision).inc()
+
+
+def _labels(served: Served) -> tuple[str, str]:
+    """The labels `variant` and `shadow`."""
+    return served.variant.name, "true" if served.variant.shadow else "false"
 
 
 def _rfc3339(nanoseconds: int) -> str:

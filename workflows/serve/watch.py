@@ -69,13 +69,16 @@ class Metrics:
         self.problems = Counter(
             "countersign_refused_applications", "Applications that could not be decided, by first problem", ["what"], registry=r
         )
-        self.decisions = Counter("countersign_decisions", "Decisions, by variant and outcome", ["variant", "decision"], registry=r)
-        self.scores = Histogram("countersign_score", "Scores, by variant", ["variant"], buckets=SCORES, registry=r)
+        # Whoever sums over variants, as a canary's analysis does, must be able to leave out those that answer nobody.
+        self.decisions = Counter(
+            "countersign_decisions", "Decisions, by variant and outcome", ["variant", "shadow", "decision"], registry=r
+        )
+        self.scores = Histogram("countersign_score", "Scores, by variant", ["variant", "shadow"], buckets=SCORES, registry=r)
         self.disagreements = Counter(
             "countersign_shadow_disagreements", "Decisions that a shadow would have made otherwise", ["variant"], registry=r
         )
         self.groups = Counter(
-            "countersign_group_decisions", "Decisions by stated group", ["variant", "attribute", "group", "decision"], registry=r
+            "countersign_group_decisions", "Decisions by stated group", ["variant", "shadow", "attribute", "group", "decision"], registry=r
         )
         self.in_flight = Gauge("countersign_in_flight", "Requests at work", registry=r)
         self.log_waiting = Gauge("countersign_log_waiting_records", "Decisions that are not on the disk yet", registry=r)
