@@ -42,6 +42,18 @@ spec:
       terminationGracePeriodSeconds: 0
       containers:
         - {name: c, image: "{{ .Values.image }}", imagePullPolicy: Never}
+{{- if .Values.held }}
+---
+apiVersion: v1
+kind: Pod
+metadata:
+  name: "{{ .Release.Name }}-held"
+  annotations: {helm.sh/hook: pre-rollback}
+spec:
+  restartPolicy: Never
+  containers:
+    - {name: c, image: "{{ .Values.held }}", args: ["-version"], envFrom: [{configMapRef: {name: go}}]}
+{{- end }}
 """
 
 
@@ -113,15 +125,19 @@ def test_what_never_started_is_taken_away(helm: Helm) -> None:
     assert helm.deploy(values(2)).revision >= 1
 
 
-def killed(helm: Helm, given: dict[str, Any], tmp_path: Path) -> None:
-    """A promotion whose process group is killed while Helm waits for pods that never come."""
+def killed_upgrade(helm: Helm, given: dict[str, Any], tmp_path: Path) -> None:
+    """A promotion that is killed while Helm waits for pods that never come."""
     (tmp_path / "values.json").write_text(json.dumps(given))
+    killed(helm, "deploy(json.loads(pathlib.Path(sys.argv[2]).read_text()))", str(tmp_path / "values.json"))
+
+
+def killed(helm: Helm, does: str, *words: str) -> None:
+    """What a `Helm` does, in a process group that is killed once Helm is at it."""
     program = (
         "import json, pathlib, sys; from workflows.promote.helm import Helm;"
-        f"Helm(release='loan-approval', namespace='{SPACE}', chart=pathlib.Path(sys.argv[1]), minutes=1)"
-        ".deploy(json.loads(pathlib.Path(sys.argv[2]).read_text()))"
+        f"Helm(release='loan-approval', namespace='{SPACE}', chart=pathlib.Path(sys.argv[1]), minutes=1).{does}"
     )
-    words = [sys.executable, "-c", program, str(helm.chart), str(tmp_path / "values.json")]
+    words = (sys.executable, "-c", program, str(helm.chart), *words)
     process = subprocess.Popen(words, cwd=ROOT, start_new_session=True, stderr=subprocess.DEVNULL)
     try:
         wait(lambda: (helm._status() or "").startswith("pending-"), "Helm is at it", patience=60, every=0.2)
@@ -132,7 +148,7 @@ def killed(helm: Helm, given: dict[str, Any], tmp_path: Path) -> None:
 
 
 def test_a_first_install_that_was_killed_is_found_and_taken_away(helm: Helm, tmp_path: Path) -> None:
-    killed(helm, values(1, image="localhost/no-such-image:1"), tmp_path)
+    killed_upgrade(helm, values(1, image="localhost/no-such-image:1"), tmp_path)
     assert helm.installed() is None
     assert helm.heal() == "Helm was at pending-install, with nothing before it: it was taken away"
     assert helm.deploy(values(2)).revision >= 1
@@ -140,7 +156,7 @@ def test_a_first_install_that_was_killed_is_found_and_taken_away(helm: Helm, tmp
 
 def test_an_upgrade_that_was_killed_is_found_and_put_back(helm: Helm, tmp_path: Path) -> None:
     helm.deploy(values(1))
-    killed(helm, values(2, image="localhost/no-such-image:1"), tmp_path)
+    killed_upgrade(helm, values(2, image="localhost/no-such-image:1"), tmp_path)
     with pytest.raises(Temporary, match="another operation"):
         helm.deploy(values(3))
     assert helm.heal() == "Helm was at pending-upgrade: it went back to revision 1"
@@ -149,3 +165,18 @@ def test_an_upgrade_that_was_killed_is_found_and_put_back(helm: Helm, tmp_path: 
     assert there
     assert there.release == "1" * 64
     assert helm.heal() == ""
+
+
+def test_a_rollback_that_was_killed_is_brought_to_its_end_and_not_to_what_it_left(helm: Helm) -> None:
+    # Its hook waits for a ConfigMap; the cluster's own name server is an image whose program can end.
+    image = kubectl("-n", "kube-system", "get", "deployment", "coredns", "-o", "jsonpath={.spec.template.spec.containers[0].image}")
+    helm.deploy({**values(1), "held": image})
+    helm.deploy(values(2))
+    killed(helm, "_back(1)")
+    kubectl("-n", SPACE, "delete", "pod", "loan-approval-held", "--now")
+    kubectl("-n", SPACE, "create", "configmap", "go", "--from-literal=GO=1")
+    assert helm.heal() == "Helm was at pending-rollback: what it was going back to was brought again"
+    assert running() == values(1)["release"]
+    there = helm.installed()
+    assert there
+    assert there.release == "1" * 64

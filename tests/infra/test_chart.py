@@ -14,6 +14,7 @@ import pytest
 import yaml
 
 from tests.conftest import lacking
+from tests.infra.test_kustomize import render as kustomized
 
 ROOT = Path(__file__).parents[2]
 CHART = ROOT / "infra/charts/model-server"
@@ -110,7 +111,7 @@ def test_traces_go_to_the_collector_and_nowhere_else_and_only_where_one_is_named
     def of(more: dict[str, Any]) -> tuple[list[Any], list[Any]]:
         objects = [o for o in yaml.safe_load_all(render(more)) if o]
         (deployment,) = [o for o in objects if o["kind"] == "Deployment"]
-        (policy,) = [o for o in objects if o["kind"] == "NetworkPolicy"]
+        policy = next(o for o in objects if o["kind"] == "NetworkPolicy")
         env = deployment["spec"]["template"]["spec"]["containers"][0]["env"]
         return [e["value"] for e in env if e["name"].startswith("OTEL_")], policy["spec"]["egress"]
 
@@ -123,6 +124,40 @@ def test_traces_go_to_the_collector_and_nowhere_else_and_only_where_one_is_named
     assert egress[-1] == {"to": to, "ports": [{"protocol": "TCP", "port": 4318}]}
     _, anywhere = of({"tracing": {"endpoint": there, "port": 443, "collector": ""}})
     assert anywhere[-1] == {"ports": [{"protocol": "TCP", "port": 443}]}
+
+
+def selects(selector: dict[str, Any], labels: dict[str, str]) -> bool:
+    """Kubernetes' rule for labels, for the two forms that these policies have."""
+    exist = [e["key"] for e in selector.get("matchExpressions", ()) if e["operator"] == "Exists"]
+    return selector.get("matchLabels", {}).items() <= labels.items() and all(k in labels for k in exist)
+
+
+def lets_through(policies: list[dict[str, Any]], one: dict[str, str], other: dict[str, str], port: str) -> bool:
+    """Whether a pod with the labels `one` may talk to one beside it with `other`, on a port: both must be let."""
+
+    def lets(way: str, peers: str, whose: dict[str, str], to: dict[str, str]) -> bool:
+        rules = [r for p in policies if selects(p["spec"]["podSelector"], whose) for r in p["spec"].get(way, ())]
+        return any(
+            port in [p["port"] for p in r["ports"]]
+            and any("namespaceSelector" not in p and selects(p["podSelector"], to) for p in r.get(peers, [{"podSelector": {}}]))
+            for r in rules
+        )
+
+    return lets("egress", "to", one, other) and lets("ingress", "from", other, one)
+
+
+@pytest.mark.kubectl
+@pytest.mark.parametrize("case", ["deployment", "canary"])
+def test_what_asks_the_server_whether_it_is_ready_reaches_it(case: str) -> None:
+    """Where the network enforces policies, too: else helm test would take back each promotion."""
+    made = [o for o in yaml.safe_load_all(render(CASES[case])) if o]
+    policies = [o for o in [*made, *kustomized("overlays/prod")] if o["kind"] == "NetworkPolicy"]
+    (hook,) = [o for o in made if o["kind"] == "Pod"]
+    (workload,) = [o for o in made if o["kind"] in {"Deployment", "Rollout"}]
+    asking, server = hook["metadata"]["labels"], workload["spec"]["template"]["metadata"]["labels"]
+    assert lets_through(policies, asking, server, "http")
+    assert not lets_through(policies, asking, server, "metrics")
+    assert not lets_through(policies, {"app": "other"}, server, "http"), "a pod that no policy opens"
 
 
 def test_a_group_that_nobody_was_approved_of_does_not_drop_out() -> None:

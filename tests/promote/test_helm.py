@@ -23,8 +23,8 @@ HISTORY = [{"revision": 4, "status": "superseded"}, {"revision": 5, "status": "d
 class Programs:
     """helm and kubectl that answer what they are told to; what they were asked is kept."""
 
-    def __init__(self, *phases: tuple[str, bool], seen: int = 3, err: str = "") -> None:
-        self.phases, self.seen, self.err = list(phases), seen, err
+    def __init__(self, *phases: tuple[str, bool], seen: int = 3, err: str = "", status: str = "deployed", history: Any = HISTORY) -> None:
+        self.phases, self.seen, self.err, self.status, self.history = list(phases), seen, err, status, history
         self.asked: list[str] = []
 
     def __call__(self, words: Sequence[str]) -> Said:
@@ -32,7 +32,8 @@ class Programs:
         self.asked.append(said)
         if self.err:
             return Said(code=1, out="", err=self.err)
-        answers = {"helm status": {"info": {"status": "deployed"}, "version": 5}, "helm history": HISTORY, "helm get": VALUES}
+        status = {"info": {"status": self.status}, "version": self.history[-1]["revision"]}
+        answers = {"helm status": status, "helm history": self.history, "helm get": VALUES}
         found: Any = next((a for start, a in answers.items() if said.startswith(start)), {})
         if said.startswith("kubectl get rollout"):
             phase, aborted = self.phases.pop(0) if len(self.phases) > 1 else self.phases[0]
@@ -63,6 +64,22 @@ def test_one_that_was_taken_back_in_the_meantime_goes_back_in_helm_too() -> None
     asked = Programs(("Degraded", True))
     assert promoter(asked).heal() == "the canary was taken back: metric shift"
     assert [a for a in asked.asked if a.startswith("helm rollback toy 4 ")], "the revision before it"
+
+
+PENDING: list[tuple[list[tuple[str, str]], str]] = [
+    ([("superseded", ""), ("deployed", ""), ("pending-upgrade", "")], "rollback toy 2 "),
+    ([("superseded", ""), ("deployed", "the canary that was aborted"), ("pending-rollback", "Rollback to 1")], "rollback toy 3 "),
+    ([("failed", ""), ("pending-install", "")], "uninstall toy "),
+]
+
+
+@pytest.mark.parametrize(("states", "asked_for"), PENDING, ids=["upgrade", "rollback", "install"])
+def test_what_a_killed_helm_left_goes_back_to_what_served(states: list[tuple[str, str]], asked_for: str) -> None:
+    """Never to what a rollback was leading away from, though Helm lists it as deployed until the rollback ends."""
+    history = [{"revision": n, "status": s, "description": d} for n, (s, d) in enumerate(states, 1)]
+    asked = Programs(status=states[-1][0], history=history)
+    assert promoter(asked).heal().startswith(f"Helm was at {states[-1][0]}")
+    assert [a for a in asked.asked if a.startswith(f"helm {asked_for}")], asked.asked
 
 
 def test_what_argo_rollouts_has_not_seen_yet_says_nothing() -> None:

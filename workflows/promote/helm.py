@@ -31,6 +31,7 @@ APPROVED = "countersign-approved"
 ADMITTED = 3  # releases of a pipeline that may have pods at one time: the one before, the one on its way, one taken back
 KEPT = 20  # revisions: how far back `helm history` tells
 HEALTHY = "Healthy"
+PENDING_ROLLBACK = "pending-rollback"
 EVERY = 2.0  # seconds between two looks at a canary
 AWAY = ("connection refused", "i/o timeout", "no route to host", "TLS handshake timeout", "context deadline exceeded", "etcdserver")
 BUSY = "another operation (install/upgrade/rollback) is in progress"
@@ -79,6 +80,11 @@ class Helm:
             return self._heal_canary()
         if status is None or not status.startswith("pending-"):
             return ""
+        if status == PENDING_ROLLBACK:
+            # Until a rollback ends, what it leads away from is listed as deployed, so the newest that served is the wrong one. The
+            # pending revision holds what it leads to.
+            self._back(self._revision())
+            return f"Helm was at {status}: what it was going back to was brought again"
         back = self._revision_that("deployed", "superseded")
         self._back(back)
         if back is None:

@@ -3,6 +3,11 @@ app.kubernetes.io/name: model-server
 app.kubernetes.io/instance: {{ .Release.Name }}
 {{- end }}
 
+{{- define "model-server.testSelector" -}}
+app.kubernetes.io/name: model-server-test
+app.kubernetes.io/instance: {{ .Release.Name }}
+{{- end }}
+
 {{- define "model-server.labels" -}}
 {{ include "model-server.selector" . }}
 app.kubernetes.io/part-of: countersign
