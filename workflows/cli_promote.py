@@ -161,7 +161,7 @@ def history(
     entries = ledger.Ledger(kept, policies, env).read()
     moment = approving.moment(at, "--at") if at else None
     serving = ledger.serving_at(entries, moment)
-    chosen = serving if moment else entries
+    chosen = (*serving, *ledger.on_their_way(entries, moment)) if moment else entries
     show_releases.history(with_approvers(kept, chosen), serving, policies, at=at, as_json=as_json)
 
 

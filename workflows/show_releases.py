@@ -107,16 +107,18 @@ def promoted(done: Promoted, *, as_json: bool, file: Path | None = None) -> None
 
 
 def history(told: Sequence[Told], serving: Sequence[Entry], policies: Policies, *, at: str | None, as_json: bool) -> None:
-    """Releases, the newest first, with who approved each; with `at`, what served then: of each pipeline one."""
+    """Releases, the newest first, with who approved each; with `at`, what served then, of each pipeline one, and what was on its way."""
     if as_json:
         listed = [{**_entry_json(t.entry), "approved_by": [_approver(a, policies) for a in t.approvals]} for t in told]
-        answer({"at": at, "serving": [e.sequence for e in serving], "releases": listed})
+        on_their_way = [t.entry.sequence for t in told if t.entry not in serving] if at else []
+        answer({"at": at, "serving": [e.sequence for e in serving], "on_their_way": on_their_way, "releases": listed})
         return
     console = _console()
     if not told:
         console.print(f"Nothing served{f' at {at}' if at else ''}.")
     for t in sorted(told, key=lambda t: -t.entry.sequence):
-        _print_entry(console, t.entry, serves=t.entry in serving, told=t, policies=policies)
+        mark = ("  serves", "green") if t.entry in serving else ("  was on its way", "yellow") if at else ("", "")
+        _print_entry(console, t.entry, mark=mark, told=t, policies=policies)
 
 
 def _approver(signed: Signed, policies: Policies) -> dict[str, str]:
@@ -166,12 +168,12 @@ def _entry_json(entry: Entry) -> dict[str, Any]:
 
 
 def _print_entry(
-    console: Console, entry: Entry, *, serves: bool = False, told: Told | None = None, policies: Policies | None = None
+    console: Console, entry: Entry, *, mark: tuple[str, str] = ("", ""), told: Told | None = None, policies: Policies | None = None
 ) -> None:
     b, e = entry.begun, entry.ended
     state = str(e.state if e else State.BEGUN)
     head = Text.assemble((f"{b.environment} {b.sequence}", "bold"), f"  {b.kind:<9}  ", (state, STYLE[state]))
-    console.print(Text.assemble(head, f"  {(e.at if e else b.at)[:19].replace('T', ' ')} UTC", ("  serves", "green") if serves else ""))
+    console.print(Text.assemble(head, f"  {(e.at if e else b.at)[:19].replace('T', ' ')} UTC", mark))
     for v in b.variants:
         share = "in shadow" if v.shadow else f"{v.share:.0%}"
         console.print(f"  {v.name:<10} {share:<9} {v.run}  model {v.model[:SHORT]}  root {v.root[:SHORT]}")

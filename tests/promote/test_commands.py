@@ -86,6 +86,9 @@ def test_from_a_run_to_a_rollback(bank: Bank) -> None:
     assert {a["name"] for a in history["releases"][0]["approved_by"]} == {"vera", "olga"}
     then = bank.json("history", "--at", history["releases"][1]["ended"])
     assert [r["variants"][0]["run"] for r in then["releases"]] == [second]
+    while_it_came = bank.json("history", "--at", history["releases"][1]["began"])
+    assert (while_it_came["serving"], while_it_came["on_their_way"]) == ([1], [2])
+    assert "was on its way" in bank.ask("", "history", "--env", "prod", "--at", history["releases"][1]["began"]).out
     out = bank.ask("", "history", "--env", "prod").out
     for word in ("prod 3", "rollback", "serves", "by vera", "because    declines doubled", "released   by the cluster"):
         assert word in out, out

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from tests.promote.world import KEYS, NOW, SIGNERS, Office, because, failing, office, run_in, stamp
+from tests.promote.world import KEYS, NOW, SIGNERS, Office, because, failing, office, policies, run_in, stamp
 from workflows.errors import BadInput, CountersignError, GateRefused, NotVerified, Temporary
 from workflows.promote import ledger
 from workflows.promote.history import with_approvers
@@ -148,6 +148,48 @@ def test_a_rollback_asks_for_no_new_consent_and_for_every_proof(bank: Office) ->
     assert serving(bank) == B
 
 
+def revoke(bank: Office, _: str) -> None:
+    bank.policies = policies(
+        lambda r: r.update(revoked=[{"key": KEYS["pipeline"], "because": "it leaked from a pod"}]), deploy=because("helm")
+    )
+
+
+def spoil_seal(bank: Office, run: str) -> None:
+    (bank.store.documents / f"runs/{run}/root").write_text("0" * 64 + "\n")
+
+
+def seal_anew(bank: Office, run: str) -> None:
+    """The run verifies, and is another one than was released."""
+    shutil.rmtree(bank.store.documents / f"runs/{run}")
+    run_in(bank.store, run, changes={"make": lambda r: replace(r, params={"rows": 11})})
+
+
+@pytest.mark.parametrize("spoil", [spoil_seal, seal_anew])
+def test_a_rollback_passes_over_what_no_longer_verifies_and_says_so(bank: Office, spoil: Callable[[Office, str], None]) -> None:
+    for run in (A, B, C):
+        promote(bank.desk(), asked(run))
+    spoil(bank, B)
+    done = rollback(bank.desk(), "toy", reason="declines doubled").entry
+    assert serving(bank) == A
+    assert done.ended
+    assert done.ended.reason.startswith("declines doubled; release 2 was passed over: ")
+    with pytest.raises(BadInput, match="nothing to go back to"):
+        rollback(bank.desk(), "toy", reason="again")
+
+
+@pytest.mark.parametrize(
+    ("spoil", "why"),
+    [(revoke, "its signer's key is revoked: it leaked from a pod"), (seal_anew, "the run is not what it was when it was released")],
+)
+def test_where_nothing_that_served_is_sound_a_rollback_is_refused(bank: Office, spoil: Callable[[Office, str], None], why: str) -> None:
+    for run in (A, B):
+        promote(bank.desk(), asked(run))
+    spoil(bank, A)
+    with pytest.raises(NotVerified, match=why):
+        rollback(bank.desk(), "toy", reason="x")
+    assert len(bank.fake.told) == 2
+
+
 def test_a_release_that_does_not_come_to_serve_is_recorded_and_changes_nothing(bank: Office) -> None:
     promote(bank.desk(), asked(A))
     for state in (State.FAILED, State.ABORTED):
@@ -275,6 +317,22 @@ def test_what_served_at_a_moment(bank: Office) -> None:
     assert [e.begun.pipeline for e in ledger.serving_at([other, *entries[1:]])] == ["other", "toy"], "of each pipeline one"
     told = with_approvers(bank.store, entries)
     assert all({KEYS["vera"], KEYS["olga"]} == {s.approval.by for s in t.approvals} for t in told)
+
+
+def test_a_canary_answered_too_while_it_was_on_its_way(bank: Office) -> None:
+    """It decided about real applicants, whatever came of it."""
+    promote(bank.desk(), asked(A))
+    bank.fake.fails, bank.fake.arrives = failing("p99 over 200 ms", State.ABORTED), False
+    with pytest.raises(CountersignError):
+        promote(bank.desk(), asked(B))
+    entries = bank.desk().ledger.read()
+    canary = entries[1]
+    assert canary.ended
+    begun, ended = datetime.fromisoformat(canary.begun.at), datetime.fromisoformat(canary.ended.at)
+    assert ledger.on_their_way(entries, begun - timedelta(microseconds=1)) == ()
+    assert ledger.on_their_way(entries, begun) == (canary,)
+    assert ledger.on_their_way(entries, ended) == ()
+    assert ledger.on_their_way([entries[0], replace(canary, ended=None)], ended) == (replace(canary, ended=None),), "it is still going"
 
 
 def test_an_approval_that_was_taken_away_later_is_noticed(bank: Office) -> None:

@@ -173,14 +173,16 @@ class Ledger:
 def serving(entries: Sequence[Entry]) -> tuple[Entry, ...]:
     """What serves and what it came after, the newest last: a promotion is put on top, a rollback takes the top away.
 
-    So a rollback never goes back to what another one took away.
+    So a rollback never goes back to what another one took away, nor to what that one passed over.
     """
     stack: list[Entry] = []
     for e in entries:
         if not e.done:
             continue
         if e.begun.kind is Kind.ROLLBACK and len(stack) > 1:
-            del stack[-2:]
+            del stack[-1]
+            while stack and stack.pop().variants != e.variants:
+                pass  # what it passed over, as it no longer verified
         stack.append(e)
     return tuple(stack)
 
@@ -192,6 +194,15 @@ def serving_at(entries: Sequence[Entry], moment: datetime | None = None) -> tupl
         if e.done and e.ended and (moment is None or datetime.fromisoformat(e.ended.at) <= moment):
             last[e.begun.pipeline] = e
     return tuple(last[name] for name in sorted(last))
+
+
+def on_their_way(entries: Sequence[Entry], moment: datetime) -> tuple[Entry, ...]:
+    """Releases that had begun at a moment and not ended: a canary answers then, beside what served, whatever comes of it."""
+    return tuple(
+        e
+        for e in entries
+        if datetime.fromisoformat(e.begun.at) <= moment and (e.ended is None or moment < datetime.fromisoformat(e.ended.at))
+    )
 
 
 def served(entries: Sequence[Entry], root: str) -> bool:

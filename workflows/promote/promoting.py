@@ -143,16 +143,18 @@ def promote(desk: Desk, asked: Sequence[Asked], *, reason: str = "") -> Promoted
 
 
 def rollback(desk: Desk, pipeline: str, *, reason: str) -> Promoted:
-    """Go back to what served before, verified anew. Its approvals were judged when it was released, and stand in that release."""
+    """Go back to the last that served before and still verifies. Its approvals were judged when it was released, and stand in it.
+
+    What was passed over, and why, is recorded with the reason; `NotVerified` lists it all where nothing is left.
+    """
     healed = heal(desk)
     serving = ledger.serving(_of_pipeline(desk.ledger.read(), pipeline))
     if len(serving) < 2:  # noqa: PLR2004  # what serves, and something before it
         got = f"{len(serving)} release{'s' if len(serving) != 1 else ''} of {pipeline} that came to serve"
         raise BadInput(Problem(what="there is nothing to go back to", where=desk.environment, got=got))
-    target = serving[-2].begun
-    for v in target.variants:
-        _still_sound(desk, v)
-    wish = _Wish(kind=Kind.ROLLBACK, pipeline=pipeline, variants=target.variants, approvals=target.approvals, reason=reason)
+    target, passed_over = _last_sound(desk, serving[:-1])
+    words = _words("; ".join([*([reason] if reason else []), *passed_over]))
+    wish = _Wish(kind=Kind.ROLLBACK, pipeline=pipeline, variants=target.variants, approvals=target.approvals, reason=words)
     begun = _begin(desk, wish)
     return Promoted(entry=_carry_out(desk, begun), healed=healed)
 
@@ -247,19 +249,33 @@ def _still_there(desk: Desk, serving: Entry) -> bool:
     return there is not None and there.release == serving.sha256
 
 
-def _still_sound(desk: Desk, variant: Variant) -> None:
-    """A rollback asks for no new consent, and for every proof."""
-    evidence = found_evidence(desk.store, desk.policy, variant.run)
+def _last_sound(desk: Desk, before: Sequence[Entry]) -> tuple[Release, list[str]]:
+    """The newest of these whose runs all verify, and the others that came after it, each with what is wrong."""
+    problems: list[Problem] = []
+    passed_over: list[str] = []
+    for e in reversed(before):
+        wrong = [p for v in e.variants for p in _unsound(desk, v)]
+        if not wrong:
+            return e.begun, passed_over
+        problems += wrong
+        passed_over.append(f"release {e.sequence} was passed over: {wrong[0]}")
+    raise NotVerified(*problems, hint="promote a run that verifies")
+
+
+def _unsound(desk: Desk, variant: Variant) -> list[Problem]:
+    """Why a rollback may not bring this back. It asks for no new consent, and for every proof."""
+    try:
+        evidence = found_evidence(desk.store, desk.policy, variant.run)
+    except NotVerified as error:
+        return list(error.problems)
     problems = [Problem(what=str(f), where=variant.run) for f in evidence.findings]
     if (evidence.root, evidence.model) != (variant.root, variant.model):
         problems.append(Problem(what="the run is not what it was when it was released", where=variant.run))
-    problems += [
+    return problems + [
         Problem(what=f"its signer's key is revoked: {why}", where=variant.run)
         for key in evidence.signers
         if (why := desk.policies.why_revoked(key, evidence.sealed))
     ]
-    if problems:
-        raise NotVerified(*problems, hint="promote a run that verifies")
 
 
 def _served_before(desk: Desk, root: str) -> bool:
@@ -310,7 +326,7 @@ def _carry_out(desk: Desk, entry: Entry) -> Entry:
 
 
 def _end(desk: Desk, entry: Entry, state: State, reason: str, deployed: Any = None) -> Entry:
-    words = "".join(c if c.isprintable() else " " for c in reason)[:1000]
+    words = _words(reason)
     ended = replace(
         entry.begun,
         state=state,
@@ -321,6 +337,11 @@ def _end(desk: Desk, entry: Entry, state: State, reason: str, deployed: Any = No
         deployed=deployed,
     )
     return desk.ledger.end(entry, ended, desk.signer)
+
+
+def _words(text: str) -> str:
+    """As a release may hold it: one line, and not too long."""
+    return "".join(c if c.isprintable() else " " for c in text)[:1000]
 
 
 def _may_be_alive(desk: Desk, begun: Release) -> str:
