@@ -139,6 +139,31 @@ def test_credentials_that_become_wrong_in_a_run_lose_nothing(toy: Toy) -> None:
     assert toy.sealed(name) == toy.planned_run(name)
 
 
+def test_without_the_secret_of_the_logs_a_step_waits_for_it(toy: Toy) -> None:
+    """Argo's executor mounts it: no pod begins, and Kubernetes says why."""
+    with toy.space.without("secret", "countersign-artifacts"):
+        name = toy.submit()
+        wait(lambda: 'countersign-artifacts" not found' in toy.space.kubectl("get", "events"), "Kubernetes names the Secret")
+        assert toy.node(name, "plan").phase is Phase.PENDING
+    assert toy.ended(name).phase is Phase.SUCCEEDED
+    assert len(toy.attempts(name, "plan")) == 1
+    toy.sealed(name)
+
+
+def test_wrong_credentials_for_the_logs_are_said_and_the_step_is_tried_again(toy: Toy) -> None:
+    """Argo cannot keep the log of a step that is done, and calls that an error."""
+    name = toy.submit()
+    toy.until(name, "plan", Phase.PENDING, Phase.RUNNING)
+    toy.argo("suspend", name)
+    toy.until(name, "plan", Phase.SUCCEEDED)
+    with toy.space.told("countersign-artifacts", WRONG):
+        toy.argo("resume", name)
+        failed = toy.until(name, "pick", Phase.ERROR)
+    assert "failed to put file: The request signature we calculated does not match" in failed.message
+    assert toy.ended(name).phase is Phase.SUCCEEDED
+    assert [s["outcome"] for s in toy.steps(toy.sealed(name)) if s["task"] == "pick"] == ["done", "reused"]
+
+
 def test_a_step_without_its_rights_ends_by_its_time_limit(toy: Toy) -> None:
     """Argo's executor asks for ever when it may not report; the step's own limit ends that."""
     manifest = toy.space.get("workflowtemplate", "toy")
