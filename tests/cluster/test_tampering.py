@@ -30,7 +30,7 @@ def test_an_object_that_is_not_what_was_made(toy: Toy, how: str) -> None:
         toy.client.put_object(Bucket=toy.bucket, Key=key, Body=body)
     ended = toy.ended(name)
     assert ended.phase is Phase.FAILED
-    failed = toy.node(name, "work(0:a)")
+    (failed,) = toy.attempts(name, "work(0:a)")
     assert failed.exit_code == 4
     assert "artifact toy/ages" in failed.message
     run = toy.run_of(name)
@@ -64,11 +64,10 @@ def test_a_deleted_record_is_missed(toy: Toy) -> None:
 
 def test_an_input_that_changes_while_its_step_runs(toy: Toy) -> None:
     name = toy.submit(*SLOW)
-    pod = toy.pod_of(name, "work(0:a)")
-    wait(lambda: "started" in toy.space.kubectl("logs", pod, "-c", "main", check=False), "the step has begun")
+    pod = toy.begun(name, "work(0:a)")
     toy.space.kubectl("exec", pod, "-c", "main", "--", "python", "-c", "open('/work/artifacts/toy/ages.parquet','ab').write(b'x')")
     assert toy.ended(name).phase is Phase.FAILED
-    failed = toy.node(name, "work(0:a)")
+    (failed,) = toy.attempts(name, "work(0:a)")
     assert (failed.exit_code, "toy/ages: input changed while the step ran" in failed.message) == (4, True)
     assert toy.sealed(name, "failed")
 
@@ -173,8 +172,9 @@ def test_a_step_without_its_rights_ends_by_its_time_limit(toy: Toy) -> None:
     toy.space.replace(manifest)
     with toy.space.without("rolebinding", "countersign-step"):
         name = toy.submit()
-        ended = toy.ended(name)
-    assert ended.phase in {Phase.FAILED, Phase.ERROR}
+        assert toy.ended(name).phase.bad
+    (failed,) = toy.attempts(name, "plan")
+    assert any(m in failed.message for m in ("longer than the specified deadline", 'cannot create resource "workflowtaskresults"')), failed
 
 
 def test_a_root_that_may_not_be_noted_is_said_and_the_run_is_sealed(toy: Toy) -> None:
