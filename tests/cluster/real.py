@@ -16,6 +16,7 @@ from typing import Any
 import boto3
 
 from tests.conftest import ROOT, Home, Said
+from workflows.cluster.following import ON_EXIT, SEAL
 from workflows.cluster.interface import Phase
 from workflows.cluster.reading import progress
 
@@ -76,6 +77,16 @@ class Space:
         finally:
             self.replace(kept)
 
+    @contextmanager
+    def told(self, secret: str, values: Mapping[str, str]) -> Iterator[None]:
+        """While this lasts, a Secret says something else."""
+        kept = self.get("secret", secret)["data"]
+        self.patch("secret", secret, {"stringData": values})
+        try:
+            yield
+        finally:
+            self.patch("secret", secret, {"data": kept})
+
 
 @dataclass(kw_only=True)
 class Toy:
@@ -102,9 +113,14 @@ class Toy:
     def workflow(self, name: str) -> Any:
         return progress(self.space.get("workflow", name))
 
+    def attempts(self, name: str, shown: str) -> list[Any]:
+        """The pod nodes of a task, `work(0:a)` or `seal`: with retries, one an attempt."""
+        called = f"{name}{ON_EXIT}" if shown == SEAL else shown
+        return [n for n in self.workflow(name).nodes if n.kind == "Pod" and (n.name == called or n.name.startswith(f"{called}("))]
+
     def node(self, name: str, shown: str) -> Any:
-        """The newest pod node of a task: `work(0:a)`; with retries, the last attempt."""
-        found = [n for n in self.workflow(name).nodes if n.kind == "Pod" and (n.name == shown or n.name.startswith(f"{shown}("))]
+        """The newest of these."""
+        found = self.attempts(name, shown)
         return max(found, key=lambda n: n.started.timestamp() if n.started else 0.0) if found else None
 
     def until(self, name: str, shown: str, *phases: Phase) -> Any:
@@ -127,12 +143,26 @@ class Toy:
         assert len(found) == 1, [p["metadata"]["name"] for p in pods]
         return str(found[0]["metadata"]["name"])
 
+    def begun(self, name: str, shown: str) -> str:
+        """The name of a task's running pod, once its step has begun."""
+        pod = self.pod_of(name, shown)
+        wait(lambda: "started" in self.space.kubectl("logs", pod, "-c", "main", check=False), f"{shown} of {name} has begun")
+        return pod
+
+    def argo(self, *words: str) -> None:
+        done = subprocess.run(["argo", *words, "-n", self.space.name], capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+
     def runs(self) -> list[dict[str, Any]]:
         return list(self.ask("show", "--json").json["runs"])
 
     def run_of(self, name: str) -> str:
         """The run that a workflow's exit handler noted."""
         return str(self.space.get("workflow", name)["metadata"]["annotations"]["countersign/run"])
+
+    def planned_run(self, name: str) -> str:
+        """The run that a workflow's first task put out, noted or not."""
+        return str(self.node(name, "plan").outputs["run"])
 
     def verify(self, run: str) -> Any:
         said = self.ask("verify", run, "--json")
@@ -153,12 +183,18 @@ class Toy:
 
     def key_of(self, sha256: str) -> str:
         """Where the object with this content lies in the bucket."""
-        for page in self.client.get_paginator("list_objects_v2").paginate(Bucket=self.bucket, Prefix=f"{self.prefix}files/md5/"):
-            for entry in page.get("Contents", []):
-                head = self.client.head_object(Bucket=self.bucket, Key=entry["Key"])
-                if head["Metadata"].get("sha256") == sha256:
-                    return str(entry["Key"])
+        for key in self.content():
+            if self.client.head_object(Bucket=self.bucket, Key=key)["Metadata"].get("sha256") == sha256:
+                return key
         raise AssertionError(f"no object with sha256 {sha256}")
+
+    def content(self) -> set[str]:
+        """Where content lies in the bucket."""
+        pages = self.client.get_paginator("list_objects_v2").paginate(Bucket=self.bucket, Prefix=f"{self.prefix}files/md5/")
+        return {entry["Key"] for page in pages for entry in page.get("Contents", [])}
+
+    def delete_record(self, sha256: str) -> None:
+        self.client.delete_object(Bucket=self.bucket, Key=f"{self.prefix}records/{sha256}")
 
 
 def new_space(name: str) -> Space:

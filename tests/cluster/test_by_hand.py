@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
 import time
 from concurrent.futures import ThreadPoolExecutor
 
@@ -42,7 +41,7 @@ def test_stopped_by_hand_and_retried(toy: Toy) -> None:
     toy.space.patch("workflow", name, {"spec": {"shutdown": "Stop"}})
     assert toy.ended(name).phase in {Phase.FAILED, Phase.ERROR}
     first = toy.sealed(name, "failed")
-    argo(toy, "retry", name)
+    toy.argo("retry", name)
     assert toy.ended(name).phase is Phase.SUCCEEDED
     second = wait(lambda: (r := toy.run_of(name)) != first and r, "the second run is noted")
     assert second == f"{first}-2"
@@ -50,12 +49,32 @@ def test_stopped_by_hand_and_retried(toy: Toy) -> None:
     assert toy.verify(first)["verified"], "the first run is as it was"
 
 
-def test_suspended_and_resumed_by_hand(toy: Toy) -> None:
+def test_terminated_by_hand_it_is_not_sealed_and_a_retry_seals_it(toy: Toy) -> None:
+    """Argo starts no exit handler then."""
+    name = toy.submit(*SLOW)
+    toy.begun(name, "work(0:a)")
+    toy.argo("terminate", name)
+    assert toy.ended(name).phase.bad
+    assert toy.node(name, "seal") is None
+    run = toy.planned_run(name)
+    assert {r["run"]: r["outcome"] for r in toy.runs()}[run] == "open"
+    checked = toy.verify(run)
+    assert (checked["code"], checked["verified"]) == (4, False)
+    assert [p["what"] for p in checked["findings"]] == ["the run has no seal: it was not finished, or its root is missing"]
+    toy.argo("retry", name)
+    assert toy.ended(name).phase is Phase.SUCCEEDED
+    assert wait(lambda: toy.workflow(name).annotations.get("countersign/run"), "the run is noted") == run
+    toy.sealed(name)
+
+
+def test_suspended_by_hand_nothing_starts_until_it_is_resumed(toy: Toy) -> None:
     name = toy.submit()
-    toy.space.patch("workflow", name, {"spec": {"suspend": True}})
+    toy.until(name, "plan", Phase.PENDING, Phase.RUNNING)
+    toy.argo("suspend", name)
+    toy.until(name, "plan", Phase.SUCCEEDED)
     time.sleep(10)
-    assert not toy.workflow(name).phase.ended
-    toy.space.patch("workflow", name, {"spec": {"suspend": None}})
+    assert [n.name for n in toy.workflow(name).nodes if n.kind == "Pod"] == ["plan(0)"]
+    toy.argo("resume", name)
     assert toy.ended(name).phase is Phase.SUCCEEDED
     toy.sealed(name)
 
@@ -64,13 +83,8 @@ def test_a_gate_that_says_no_ends_the_workflow_with_its_evidence(toy: Toy) -> No
     toy.home.write("params/policies/toy.yaml", toy.home.read("params/policies/toy.yaml").replace(b"at_least: 100", b"at_least: 1000"))
     name = toy.submit()
     assert toy.ended(name).phase is Phase.FAILED
-    refused = toy.node(name, "join")
+    (refused,) = toy.attempts(name, "join")
     assert refused.exit_code == 3
     assert "gate enough" in refused.message
     assert "expected at least 1000, got 240" in refused.message
     toy.sealed(name, "refused")
-
-
-def argo(toy: Toy, *words: str) -> None:
-    done = subprocess.run(["argo", *words, "-n", toy.space.name], capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr

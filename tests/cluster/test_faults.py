@@ -2,30 +2,31 @@
 
 from __future__ import annotations
 
-import json
 import time
+from copy import deepcopy
 
 import pytest
 
-from tests.cluster.real import SLOW, Toy, kubectl, wait
+from tests.cluster.real import SLOW, Toy, kubectl
 from workflows.cluster.interface import Phase
+from workflows.declare import Resources
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(600)]
 
 
 def test_a_pod_killed_in_the_middle_is_run_again(toy: Toy) -> None:
     name = toy.submit(*SLOW)
-    toy.space.kubectl("delete", "pod", toy.pod_of(name, "work(0:a)"), "--grace-period=0", "--force")
+    toy.space.kubectl("delete", "pod", toy.begun(name, "work(0:a)"), "--grace-period=0", "--force")
     assert toy.ended(name).phase is Phase.SUCCEEDED
     run = toy.sealed(name)
-    assert [s["outcome"] for s in toy.steps(run) if s["task"] == "work@a"][-1] == "done"
+    assert len(toy.attempts(name, "work(0:a)")) == 2
+    # A busy node may kill so late that the first attempt came to its end.
+    assert [s["outcome"] for s in toy.steps(run) if s["task"] == "work@a"][-1] in {"done", "reused"}
 
 
 def test_a_pod_that_is_told_to_end_leaves_a_record_and_is_run_again(toy: Toy) -> None:
     name = toy.submit(*SLOW)
-    pod = toy.pod_of(name, "work(0:a)")
-    wait(lambda: "started" in toy.space.kubectl("logs", pod, "-c", "main", check=False), "the step has begun")
-    toy.space.kubectl("delete", "pod", pod, "--wait=false")
+    toy.space.kubectl("delete", "pod", toy.begun(name, "work(0:a)"), "--wait=false")
     assert toy.ended(name).phase is Phase.SUCCEEDED
     assert [s["outcome"] for s in toy.steps(toy.sealed(name)) if s["task"] == "work@a"] == ["failed", "done"]
 
@@ -59,15 +60,16 @@ def test_out_of_memory_is_tried_again_and_then_said(toy: Toy) -> None:
     )
     name = toy.submit("--set", "work.mode=memory")
     assert toy.ended(name).phase is Phase.FAILED
-    failed = toy.node(name, "work(0:a)")
-    assert failed.exit_code == 137
-    assert "OOMKilled" in failed.message
+    tried = toy.attempts(name, "work(0:a)")
+    assert [n.exit_code for n in tried] == [137] * (Resources().retries + 1)
+    assert all("OOMKilled" in n.message for n in tried)
     problems = [p for s in toy.steps(toy.sealed(name, "failed")) if s["task"].startswith("work@") for p in s["problems"]]
     assert any("OOMKilled" in p for p in problems), problems
 
 
 def test_a_full_disk_leaves_nothing_half_written(toy: Toy) -> None:
-    manifest = json.loads(toy.space.kubectl("get", "workflowtemplate", "toy", "-o", "json"))
+    whole = toy.space.get("workflowtemplate", "toy")
+    manifest = deepcopy(whole)
     template = next(t for t in manifest["spec"]["templates"] if t["name"] == "work")
     template["volumes"] = [
         v if v["name"] != "work" else {"name": "work", "emptyDir": {"medium": "Memory", "sizeLimit": "2Mi"}} for v in template["volumes"]
@@ -78,8 +80,16 @@ def test_a_full_disk_leaves_nothing_half_written(toy: Toy) -> None:
         "steps/toy.py", toy.home.read("steps/toy.py").replace(b'return Worked({"which"', b'return Worked({"much": "x" * 9_000_000, "which"')
     )
     name = toy.submit()
+    toy.until(name, "pick", Phase.SUCCEEDED)
+    before = toy.content()
     assert toy.ended(name).phase is Phase.FAILED
     failed = toy.node(name, "work(0:a)")
     assert failed.exit_code == 75
     assert "no room left on the disk" in failed.message
     toy.sealed(name, "failed")
+    assert toy.content() == before
+    assert "Uploads" not in toy.client.list_multipart_uploads(Bucket=toy.bucket, Prefix=toy.prefix)
+    toy.space.replace(whole)
+    again = toy.submit("--again")
+    assert toy.ended(again).phase is Phase.SUCCEEDED
+    toy.sealed(again)

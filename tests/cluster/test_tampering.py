@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import base64
+from pathlib import Path
+
 import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from tests.cluster.real import SLOW, Toy, wait
 from workflows.cluster.interface import Phase
+from workflows.prove.anchor import State
+from workflows.prove.signature import Signer, private_pem, public_pem, read_private
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(600)]
+WRONG = {"AWS_SECRET_ACCESS_KEY": "wrong"}
 
 
 @pytest.mark.parametrize("how", ["truncated", "replaced", "missing"])
@@ -23,7 +30,7 @@ def test_an_object_that_is_not_what_was_made(toy: Toy, how: str) -> None:
         toy.client.put_object(Bucket=toy.bucket, Key=key, Body=body)
     ended = toy.ended(name)
     assert ended.phase is Phase.FAILED
-    failed = toy.node(name, "work(0:a)")
+    (failed,) = toy.attempts(name, "work(0:a)")
     assert failed.exit_code == 4
     assert "artifact toy/ages" in failed.message
     run = toy.run_of(name)
@@ -37,20 +44,30 @@ def test_an_object_that_is_not_what_was_made(toy: Toy, how: str) -> None:
 def test_a_deleted_record_is_missed(toy: Toy) -> None:
     name = toy.submit()
     toy.until(name, "pick", Phase.SUCCEEDED)
-    toy.client.delete_object(Bucket=toy.bucket, Key=f"{toy.prefix}records/{toy.digest_of(name, 'pick', 'record')}")
-    assert toy.ended(name).phase is Phase.FAILED
-    failed = toy.node(name, "work(0:a)")
-    assert failed.exit_code == 4
-    assert "record missing from the store" in failed.message
+    record = toy.digest_of(name, "pick", "record")
+    toy.delete_record(record)
+    assert toy.ended(name).phase.bad
+    for task in ("work(0:a)", "seal"):
+        (failed,) = toy.attempts(name, task)
+        assert failed.exit_code == 4
+        assert f"({record}): record missing from the store" in failed.message
+    checked = toy.verify(toy.planned_run(name))
+    assert (checked["code"], checked["verified"], checked["root"]) == (4, False, None), "nothing was sealed that cannot be shown"
+    again = toy.submit("--again")
+    assert toy.ended(again).phase is Phase.SUCCEEDED
+    run = toy.sealed(again)
+    record = toy.digest_of(again, "join", "record")
+    toy.delete_record(record)
+    checked = toy.verify(run)
+    assert (checked["code"], [p["where"] for p in checked["findings"]]) == (4, [f"record join/1 ({record})"])
 
 
 def test_an_input_that_changes_while_its_step_runs(toy: Toy) -> None:
     name = toy.submit(*SLOW)
-    pod = toy.pod_of(name, "work(0:a)")
-    wait(lambda: "started" in toy.space.kubectl("logs", pod, "-c", "main", check=False), "the step has begun")
+    pod = toy.begun(name, "work(0:a)")
     toy.space.kubectl("exec", pod, "-c", "main", "--", "python", "-c", "open('/work/artifacts/toy/ages.parquet','ab').write(b'x')")
     assert toy.ended(name).phase is Phase.FAILED
-    failed = toy.node(name, "work(0:a)")
+    (failed,) = toy.attempts(name, "work(0:a)")
     assert (failed.exit_code, "toy/ages: input changed while the step ran" in failed.message) == (4, True)
     assert toy.sealed(name, "failed")
 
@@ -66,23 +83,84 @@ def test_a_missing_secret_is_said_and_does_not_hang(toy: Toy, secret: str, code:
     with toy.space.without("secret", secret):
         name = toy.submit()
         assert toy.ended(name).phase in {Phase.FAILED, Phase.ERROR}
-    failed = toy.node(name, "plan")
+    (failed,) = toy.attempts(name, "plan")
     assert failed.exit_code == code
     assert says in failed.message
 
 
-def test_wrong_credentials_are_said(toy: Toy) -> None:
-    kept = toy.space.get("secret", "countersign-store")["data"]
-    name = ""
-    try:
-        toy.space.patch("secret", "countersign-store", {"stringData": {"AWS_SECRET_ACCESS_KEY": "wrong"}})
+def test_a_signing_key_that_is_none_is_said(toy: Toy) -> None:
+    before = toy.runs()
+    with toy.space.told("countersign-signing-key", {"signing.pem": "no key\n"}):
         name = toy.submit()
         assert toy.ended(name).phase is Phase.FAILED
-    finally:
-        toy.space.patch("secret", "countersign-store", {"data": kept})
-    failed = toy.node(name, "plan")
+    (failed,) = toy.attempts(name, "plan")
+    assert (failed.exit_code, "not a private key in PEM" in failed.message) == (2, True), failed.message
+    assert toy.runs() == before, "nothing was planned"
+
+
+def test_a_signing_key_of_somebody_else_is_named(toy: Toy, tmp_path: Path) -> None:
+    ours = read_private(base64.b64decode(toy.space.get("secret", "countersign-signing-key")["data"]["signing.pem"]))
+    (tmp_path / "ours.pem").write_bytes(public_pem(ours.public_key()))
+    theirs = Ed25519PrivateKey.generate()
+    name = toy.submit()
+    assert toy.ended(name).phase is Phase.SUCCEEDED
+    with toy.space.told("countersign-signing-key", {"signing.pem": private_pem(theirs).decode()}):
+        again = toy.submit("--again")
+        assert toy.ended(again).phase is Phase.SUCCEEDED
+    said = toy.ask("verify", toy.run_of(again), "--key", str(tmp_path / "ours.pem"))
+    assert said.code == 4
+    assert f"signed by a key that is not at hand: '{Signer(theirs).keyid}'" in said.out
+    assert toy.ask("verify", toy.run_of(name), "--key", str(tmp_path / "ours.pem")).code == 0, "what was signed before stays true"
+
+
+def test_wrong_credentials_are_said(toy: Toy) -> None:
+    with toy.space.told("countersign-store", WRONG):
+        name = toy.submit()
+        assert toy.ended(name).phase is Phase.FAILED
+    (failed,) = toy.attempts(name, "plan")
     assert failed.exit_code == 2
     assert "SignatureDoesNotMatch" in failed.message
+
+
+def test_credentials_that_become_wrong_in_a_run_lose_nothing(toy: Toy) -> None:
+    name = toy.submit()
+    toy.until(name, "pick", Phase.PENDING, Phase.RUNNING)
+    toy.argo("suspend", name)
+    toy.until(name, "pick", Phase.SUCCEEDED)
+    with toy.space.told("countersign-store", WRONG):
+        toy.argo("resume", name)
+        assert toy.ended(name).phase.bad
+    for task in ("work(0:a)", "seal"):
+        (failed,) = toy.attempts(name, task)
+        assert (failed.exit_code, "SignatureDoesNotMatch" in failed.message) == (2, True), failed.message
+    toy.argo("retry", name)
+    assert toy.ended(name).phase is Phase.SUCCEEDED
+    assert toy.sealed(name) == toy.planned_run(name)
+
+
+def test_without_the_secret_of_the_logs_a_step_waits_for_it(toy: Toy) -> None:
+    """Argo's executor mounts it: no pod begins, and Kubernetes says why."""
+    with toy.space.without("secret", "countersign-artifacts"):
+        name = toy.submit()
+        wait(lambda: 'countersign-artifacts" not found' in toy.space.kubectl("get", "events"), "Kubernetes names the Secret")
+        assert toy.node(name, "plan").phase is Phase.PENDING
+    assert toy.ended(name).phase is Phase.SUCCEEDED
+    assert len(toy.attempts(name, "plan")) == 1
+    toy.sealed(name)
+
+
+def test_wrong_credentials_for_the_logs_are_said_and_the_step_is_tried_again(toy: Toy) -> None:
+    """Argo cannot keep the log of a step that is done, and calls that an error."""
+    name = toy.submit()
+    toy.until(name, "plan", Phase.PENDING, Phase.RUNNING)
+    toy.argo("suspend", name)
+    toy.until(name, "plan", Phase.SUCCEEDED)
+    with toy.space.told("countersign-artifacts", WRONG):
+        toy.argo("resume", name)
+        failed = toy.until(name, "pick", Phase.ERROR)
+    assert "failed to put file: The request signature we calculated does not match" in failed.message
+    assert toy.ended(name).phase is Phase.SUCCEEDED
+    assert [s["outcome"] for s in toy.steps(toy.sealed(name)) if s["task"] == "pick"] == ["done", "reused"]
 
 
 def test_a_step_without_its_rights_ends_by_its_time_limit(toy: Toy) -> None:
@@ -94,5 +172,17 @@ def test_a_step_without_its_rights_ends_by_its_time_limit(toy: Toy) -> None:
     toy.space.replace(manifest)
     with toy.space.without("rolebinding", "countersign-step"):
         name = toy.submit()
-        ended = toy.ended(name)
-    assert ended.phase in {Phase.FAILED, Phase.ERROR}
+        assert toy.ended(name).phase.bad
+    (failed,) = toy.attempts(name, "plan")
+    assert any(m in failed.message for m in ("longer than the specified deadline", 'cannot create resource "workflowtaskresults"')), failed
+
+
+def test_a_root_that_may_not_be_noted_is_said_and_the_run_is_sealed(toy: Toy) -> None:
+    with toy.space.without("rolebinding", "countersign-sealer"):
+        name = toy.submit()
+        assert toy.ended(name).phase.bad
+    (failed,) = toy.attempts(name, "seal")
+    assert "the run is sealed, but its root could not be noted: HTTP 403" in failed.message
+    said = toy.ask("verify", toy.planned_run(name), "--namespace", toy.space.name, "--json")
+    assert (said.code, said.json["verified"], said.json["outcome"]) == (0, True, "done"), said.out
+    assert {a["name"]: a["state"] for a in said.json["anchors"]}["annotation"] == State.NONE
