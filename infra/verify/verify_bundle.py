@@ -197,7 +197,7 @@ class Record:
             self.inputs = {d["name"][9:]: d["digest"]["sha256"] for d in depends if d["name"].startswith("artifact:")}
             self.upstream = [(d["name"][7:], d["digest"]["sha256"]) for d in depends if d["name"].startswith("record:")]
             self.reused = next((d["digest"]["sha256"] for d in depends if d["name"].startswith("reused:")), None)
-            code = {d["name"]: d["digest"] for d in depends if d["name"] in ("code:step", "requirements", "image")}
+            code = {d["name"]: d["digest"] for d in depends if d["name"] in ("code:step", "requirements")}
             self.gates = by["verdicts"]["annotations"]["gates"] if "verdicts" in by else None
             self.failed = "failure" in by
             self.computation = [

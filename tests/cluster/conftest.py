@@ -16,6 +16,9 @@ from tests.cluster.real import Space, Toy, kubectl, new_space, toy_in
 from tests.conftest import Home, lacking, make_home
 from tests.pods import ReadOnly, read_only
 
+SESSION = "countersign/test-session"
+"""Label of what a session's workers share: the process that the session ends with."""
+
 
 @pytest.fixture
 def api() -> Iterator[FakeApi]:
@@ -63,14 +66,18 @@ def bank(cluster: None, tmp_path_factory: pytest.TempPathFactory) -> audited.Ban
     noted = common / "audited.json"
     with locked(common / "audited.lock", whose="the audited run"):
         if not noted.exists():
-            audited.new_bank(tmp_path_factory.mktemp("bank")).note(noted)
+            session = os.getppid() if os.environ.get("PYTEST_XDIST_WORKER") else os.getpid()
+            try:
+                audited.new_bank(tmp_path_factory.mktemp("bank")).note(noted)
+            finally:
+                kubectl("label", "namespace", audited.NAMESPACE, f"{SESSION}={session}", "--overwrite", check=False)
     return audited.Bank.noted(noted)
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:
-    """What workers shared goes when the last of them is done."""
+    """What workers shared goes when the last of them is done; another session's stays."""
     if not hasattr(session.config, "workerinput") and os.environ.get("KUBECONFIG") and shutil.which("kubectl"):
-        kubectl("delete", "namespace", audited.NAMESPACE, "--ignore-not-found", "--wait=false", "--request-timeout=10s", check=False)
+        kubectl("delete", "namespace", "-l", f"{SESSION}={os.getpid()}", "--wait=false", "--request-timeout=10s", check=False)
 
 
 @pytest.fixture

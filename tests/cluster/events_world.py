@@ -41,19 +41,12 @@ TEMPLATE = {
             "parameters": [
                 {"name": "code", "value": "of-the-template"},
                 {"name": "revision", "value": "of-the-template"},
-                {"name": "scheduled", "value": ""},
                 {"name": "parameters", "value": "form", "enum": ["form", "code"]},
                 {"name": "overrides", "value": "{}"},
             ]
         },
         # It starts no pod, so that hundreds of them are no load.
-        "templates": [
-            {
-                "name": "wait",
-                "inputs": {"parameters": [{"name": "scheduled", "value": "{{workflow.parameters.scheduled}}"}]},
-                "suspend": {},
-            }
-        ],
+        "templates": [{"name": "wait", "suspend": {}}],
     },
 }
 

@@ -67,7 +67,7 @@ class FakeApi:
 
     def template(self, name: str, tasks: list[str]) -> None:
         """A WorkflowTemplate, as compilation would make it, without what runs."""
-        parameters = [{"name": n} for n in ("code", "revision", "image", "scheduled", "parameters", "overrides")]
+        parameters = [{"name": n} for n in ("code", "revision", "image", "parameters", "overrides")]
         templates = [{"name": t} for t in [*tasks, "plan", "seal", "pipeline"]]
         spec = {"arguments": {"parameters": parameters}, "templates": templates}
         self.put("workflowtemplates", {"kind": "WorkflowTemplate", "metadata": {"name": name}, "spec": spec})

@@ -235,6 +235,12 @@ def store_environment(space: Space) -> dict[str, str]:
     }
 
 
+def store_client(env: Mapping[str, str]) -> Any:
+    """The store as boto3 reaches it, given what a laptop sets."""
+    session = boto3.session.Session(env["AWS_ACCESS_KEY_ID"], env["AWS_SECRET_ACCESS_KEY"], region_name=env["AWS_REGION"])
+    return session.client("s3", endpoint_url=env["AWS_ENDPOINT_URL_S3"])
+
+
 def toy_in(space: Space, home: Home) -> Toy:
     """The toy pipeline installed in a namespace, and a checkout to submit it from."""
     said = home.ask("compile")
@@ -243,7 +249,4 @@ def toy_in(space: Space, home: Home) -> Toy:
     space.kubectl("apply", "-f", str(manifest))
     env = store_environment(space)
     bucket, _, prefix = env["COUNTERSIGN_STORE"].removeprefix("s3://").partition("/")
-    client = boto3.session.Session(env["AWS_ACCESS_KEY_ID"], env["AWS_SECRET_ACCESS_KEY"], region_name=env["AWS_REGION"]).client(
-        "s3", endpoint_url=env["AWS_ENDPOINT_URL_S3"]
-    )
-    return Toy(home=home, space=space, env=env, bucket=bucket, prefix=f"{prefix}/", client=client)
+    return Toy(home=home, space=space, env=env, bucket=bucket, prefix=f"{prefix}/", client=store_client(env))

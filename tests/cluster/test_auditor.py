@@ -5,6 +5,8 @@ What takes minutes has a file of its own, for a worker of its own: test_reproduc
 
 from __future__ import annotations
 
+import base64
+import json
 import os
 import subprocess
 import sys
@@ -12,6 +14,7 @@ import sys
 import pytest
 
 from tests.cluster.audited import ARTIFACTS, LONG, NAMESPACE, Bank, digests
+from tests.cluster.real import Space, store_client
 from tests.conftest import Home
 from workflows.loan_approval import pipeline
 
@@ -40,7 +43,7 @@ def test_from_the_run_alone_it_verifies_and_its_bundle_does(bank: Bank, auditor:
     assert {a["name"]: a["state"] for a in answer["anchors"]} == {
         "git-note": "unreached",
         "annotation": "unreached",
-        "object-lock": "none",
+        "object-lock": "same",
     }
     assert auditor.ask("bundle", bank.run, "--key", key, "-o", "loan.bundle").code == 0
     script = bank.home.path / "infra/verify/verify_bundle.py"
@@ -56,3 +59,24 @@ def test_who_may_look_at_the_cluster_finds_the_root_on_the_workflow(bank: Bank, 
     assert said.code == 0, said.out + said.err
     assert f"annotation  the same root: workflow {NAMESPACE}/{bank.answer['workflow']}" in said.out
     assert auditor.ask(*words).code == 4, "an anchor that must agree and cannot be reached"
+
+
+def test_its_root_is_noted_in_three_places_that_agree(bank: Bank) -> None:
+    anchors = ("annotation", "git-note", "object-lock")
+    words = [w for a in anchors for w in ("--require-anchor", a)]
+    said = bank.home.ask("verify", bank.run, "--namespace", NAMESPACE, "--json", *words, env=bank.store)
+    assert said.code == 0, said.out + said.err
+    assert {a["name"]: a["state"] for a in said.json["anchors"]} == dict.fromkeys(anchors, "same")
+
+
+def test_every_record_names_the_image_that_its_step_ran_in(bank: Bank) -> None:
+    image = Space(name=NAMESPACE).get("configmap", "countersign")["data"]["image"]
+    bucket, _, prefix = bank.url.removeprefix("s3://").partition("/")
+    s3 = store_client(bank.store)
+    steps = bank.home.ask("show", bank.run, "--json", env=bank.store).json["steps"]
+    assert len(steps) == 16
+    for step in steps:
+        envelope = json.loads(s3.get_object(Bucket=bucket, Key=f"{prefix}/records/{step['record']}")["Body"].read())
+        definition = json.loads(base64.b64decode(envelope["payload"]))["predicate"]["buildDefinition"]
+        named = {d["name"]: d["digest"] for d in definition["resolvedDependencies"]}
+        assert named["image"] == {"sha256": image.partition("@sha256:")[2]}, step["task"]

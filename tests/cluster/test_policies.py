@@ -139,7 +139,7 @@ TAKEN: dict[str, tuple[dict[str, Any], str]] = {
     "a deployment of it": (deployment(), "admin"),
     "one that is scaled to nothing": (deployment(release="{}", replicas=0), "admin"),
     "a pod that serves nothing": (pod(name="x", release=None), "admin"),
-    "a submission": (workflow(arguments={"scheduled": "2026-03-01T12:00:00Z"}), SUBMITTER),
+    "a submission": (workflow(arguments={"overrides": "{}"}), SUBMITTER),
     "one that says what is installed": (workflow(arguments={"image": DIGEST, "code": "c", "revision": "r"}), SUBMITTER),
     "a promotion": (workflow("promote", arguments={"run": "toy-0123456789ab", "reason": "x"}), SUBMITTER),
     "a rollback": (workflow("rollback", arguments={"pipeline": "loan_approval", "reason": "x"}), SUBMITTER),

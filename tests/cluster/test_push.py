@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -52,6 +53,21 @@ class Bank:
 
     world: World
     toy: Toy
+    hook: Path
+
+    def tell(self, before: str, after: str) -> str:
+        """The git server delivers a push again; how that was answered."""
+        line = f"{before} {after} refs/heads/main\n"
+        return subprocess.run([self.hook], input=line, cwd=self.hook.parents[1], capture_output=True, text=True, check=True).stdout
+
+    @contextmanager
+    def silent(self) -> Iterator[None]:
+        """Nobody is told of pushes."""
+        self.hook.chmod(0o644)
+        try:
+            yield
+        finally:
+            self.hook.chmod(0o755)
 
     def push(self, path: str, text: str) -> tuple[str, str]:
         """Commit one file and push it; the commit, and what git said."""
@@ -76,14 +92,14 @@ def bank(cluster: None, template: Path, tmp_path_factory: pytest.TempPathFactory
     try:
         with reached(install(scratch, world, compiled)) as there:
             toy = toy_in(new_space(world.dev), home)
-            origin_of(home, there, scratch / "origin.git")
-            yield Bank(world=there, toy=toy)
+            hook = origin_of(home, there, scratch / "origin.git")
+            yield Bank(world=there, toy=toy, hook=hook)
     finally:
         remove(world)
 
 
-def origin_of(home: Home, world: World, origin: Path) -> None:
-    """The repository that everybody pushes to."""
+def origin_of(home: Home, world: World, origin: Path) -> Path:
+    """Make the repository that everybody pushes to; its hook."""
     git(home.path, "add", "-A")
     git(home.path, "commit", "-qm", "triggers")
     git(home.path, "branch", "-M", "main")
@@ -94,6 +110,7 @@ def origin_of(home: Home, world: World, origin: Path) -> None:
     hook = origin / "hooks/post-receive"
     hook.write_text(HOOK.format(python=sys.executable, root=str(ROOT), address=address, port=port, path=events.ENDPOINT, secret=secret))
     hook.chmod(0o755)
+    return hook
 
 
 def test_a_push_is_followed_to_a_seal_that_verifies(bank: Bank) -> None:
@@ -123,3 +140,30 @@ def test_a_push_of_something_else_is_told_too_and_runs_nothing(bank: Bank) -> No
     commit, _ = bank.push("params/toy.yaml", "pick:\n  at_least: 45\nwork:\n  mode: fine\n  seconds: 0.0\n")
     bank.world.wait_for(f"toy-{commit[:12]}", bank.world.dev)
     assert set(bank.world.workflows(bank.world.dev)) - before == {f"toy-{commit[:12]}"}
+
+
+def test_a_push_that_nobody_was_told_of_is_found_and_run_once(bank: Bank) -> None:
+    before = clone.commit_of(bank.toy.home.path, "HEAD")
+    with bank.silent():
+        commit, said = bank.push("params/toy.yaml", "pick:\n  at_least: 41\nwork:\n  mode: fine\n  seconds: 0.0\n")
+    assert "web hook" not in said
+    name = f"toy-{commit[:12]}"
+    assert name not in bank.world.workflows(bank.world.dev)
+    assert found_of(bank) == [(commit, "submitted")]
+    watched = bank.toy.ask("watch", name, "--namespace", bank.world.dev, "--json")
+    assert watched.code == 0, watched.err
+    assert bank.toy.sealed(name) == watched.json["run"]
+    assert found_of(bank) == [(commit, "already there")]
+    # The event comes after all. Once a later push's workflow is there, it was seen.
+    there = set(bank.world.workflows(bank.world.dev))
+    assert "answered 200" in bank.tell(before, commit)
+    later, _ = bank.push("params/toy.yaml", "pick:\n  at_least: 42\nwork:\n  mode: fine\n  seconds: 0.0\n")
+    bank.world.wait_for(f"toy-{later[:12]}", bank.world.dev)
+    assert set(bank.world.workflows(bank.world.dev)) - there == {f"toy-{later[:12]}"}
+
+
+def found_of(bank: Bank) -> list[tuple[str, str]]:
+    """(Commit, state) of the newest commit that touches the pipeline, as reconciling leaves it."""
+    said = bank.toy.ask("reconcile", "--branch", "main", "--json")
+    assert said.code == 0, said.err + said.out
+    return [(c["commit"], c["state"]) for c in said.json["commits"]]

@@ -282,4 +282,4 @@ def test_a_schedule_says_when_in_which_zone_and_what_becomes_of_missed_runs() ->
     assert (spec["schedules"], spec["timezone"]) == (["0 5 * * 1", "30 17 1 * *"], "Europe/Zurich")
     assert (spec["concurrencyPolicy"], spec["startingDeadlineSeconds"]) == ("Replace", 0)
     given = {p["name"]: p["value"] for p in spec["workflowSpec"]["arguments"]["parameters"]}
-    assert given == {"scheduled": "{{workflow.scheduledTime}}", "parameters": "code"}
+    assert given == {"parameters": "code"}

@@ -16,7 +16,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.prove.chain import OTHER, PRIVATE, RUN, SCRIPT, VERDICTS, build, ring, script
+from tests.prove.chain import OTHER, PRIVATE, RUN, SCRIPT, VERDICTS, build, but, ring, script
 from workflows.errors import NotVerified
 from workflows.prove import bundle, canonical
 from workflows.prove.bundle import verify_bundle
@@ -46,6 +46,12 @@ def test_a_sound_bundle_passes_both() -> None:
     assert (len(result.records), result.checked, result.elsewhere) == (4, 1, 5)
     assert script.check(DATA)[2] == []
     assert bundle.read(DATA, "it").run == RUN
+
+
+def test_a_result_of_another_image_passes_both() -> None:
+    data = build({"part@a": but(image="9" * 64)}).packed(**{"manifests/dvc.yaml": b"stages: {}\n"})
+    assert verify_bundle(bundle.read(data, "it")).ok
+    assert script.check(data)[2] == []
 
 
 def test_the_same_run_gives_the_same_bytes() -> None:

@@ -47,7 +47,6 @@ SEAL = "seal"
 PLANNED = ("plan", "code")
 """What the first task hands to every other."""
 BESIDE = (
-    Parameter(name="scheduled", value="", description="Time that a schedule started this run for, RFC 3339; empty: none did"),
     Parameter(
         name="parameters",
         value="form",
@@ -56,7 +55,7 @@ BESIDE = (
     ),
     Parameter(name="overrides", value="{}", description='Applied last: JSON object of step.parameter -> value, as {"train.device": "gpu"}'),
 )
-FOR_PLAN = ("code", "revision", "parameters", "overrides", "scheduled")
+FOR_PLAN = ("code", "revision", "parameters", "overrides")
 """Workflow parameters that the first task reads beside the steps' own."""
 BOOTSTRAP = "/opt/countersign/with_code.py"
 KEYS = "/keys"

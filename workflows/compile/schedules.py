@@ -51,10 +51,7 @@ def cron_workflow(pipeline: Pipeline, schedule: Schedule) -> str:
         successful_jobs_history_limit=HISTORY,
         failed_jobs_history_limit=HISTORY,
         workflow_template_ref=m.WorkflowTemplateRef(name=name),
-        arguments=[
-            Parameter(name="scheduled", value="{{workflow.scheduledTime}}"),
-            Parameter(name="parameters", value="code"),  # those of the code that runs, not those that the template was compiled with
-        ],
+        arguments=[Parameter(name="parameters", value="code")],  # of the code that runs, not of what the template was compiled with
     ).build()
     built.spec.workflow_metadata = m.ObjectMeta(labels=labels)  # Hera's class has no field for it
     return dump(built.model_dump(exclude_none=True, by_alias=True), COMMENT)

@@ -342,9 +342,12 @@ def _reuse(records: Mapping[str, Record], reader: Reader, keys: Keyring) -> list
 
 
 def _computation(r: Record) -> tuple[object, ...]:
-    """What must be equal for one record to stand for another: all that goes in, all that came out, what was said of it."""
+    """What must be equal for one record to stand for another: all that goes in, all that came out, what was said of it.
+
+    Not the image: a laptop, which has none, and a cluster reuse each other's results, and each record says where it was made.
+    """
     upstream = sorted(link.task for link in r.upstream)
-    return (r.name, r.cache_key, r.code.step, r.lock, r.image, r.params, r.secrets, r.inputs, r.outputs, r.verdicts, upstream)
+    return (r.name, r.cache_key, r.code.step, r.lock, r.params, r.secrets, r.inputs, r.outputs, r.verdicts, upstream)
 
 
 def _clocks(seal: Seal, records: Mapping[str, Record]) -> list[Finding]:
