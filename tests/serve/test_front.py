@@ -280,13 +280,15 @@ def test_too_many_at_once_are_sent_away_at_once(tmp_path: Path, made: world.Made
     """Those that are worked on count; however many still arrive, others are decided."""
 
     async def work(w: World) -> Any:
-        arriving = [asyncio.create_task(w.ask(wait=0.6)) for _ in range(3)]
+        arriving = [asyncio.create_task(w.ask(wait=1.5)) for _ in range(3)]
         await asyncio.sleep(0.05)
         meanwhile = await w.ask()
         keep = w.log.keep
 
+        go_on = asyncio.Event()
+
         async def slowly(*what: Any) -> Any:
-            await asyncio.sleep(0.2)
+            await go_on.wait()
             return await keep(*what)
 
         with pytest.MonkeyPatch.context() as patch:
@@ -295,12 +297,31 @@ def test_too_many_at_once_are_sent_away_at_once(tmp_path: Path, made: world.Made
             await asyncio.sleep(0.05)
             said, live = await w.ask(), await w.ask("/v2/health/live", method="GET")
             in_flight = w.metrics.registry.get_sample_value("countersign_in_flight")
+            go_on.set()
             ended = [(await x).status for x in (*waiting, *arriving)]
         return meanwhile, said, live, in_flight, ended, w.front.at_work
 
     meanwhile, said, live, in_flight, waiting, left = run(tmp_path, made, work, bounds=Bounds(at_once=3))
     assert meanwhile.status == 200
     assert (said.status, said.headers["retry-after"], live.status, in_flight, waiting, left) == (503, "1", 200, 3, [200] * 6, 0)
+
+
+def test_an_answer_that_takes_too_long_is_none(tmp_path: Path, made: world.Made) -> None:
+    async def work(w: World) -> Any:
+        keep = w.log.keep
+
+        async def slowly(*what: Any) -> Any:
+            await asyncio.sleep(0.5)
+            return await keep(*what)
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(w.log, "keep", slowly)
+            late = await w.ask()
+        return late, await w.ask()
+
+    late, then = run(tmp_path, made, work, bounds=Bounds(seconds=0.2))
+    assert (late.status, late.json["title"], late.headers["retry-after"]) == (503, "not decided in time", "1")
+    assert then.status == 200
 
 
 def test_a_log_that_takes_nothing_answers_nothing(tmp_path: Path, made: world.Made) -> None:

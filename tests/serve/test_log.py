@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 import textwrap
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -434,6 +435,35 @@ def test_under_constant_load_it_still_signs(tmp_path: Path) -> None:
         ticking.cancel()
 
     run(tmp_path, work, seal_records=10)
+
+
+def test_nothing_is_kept_before_the_disk_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A process that is killed loses nothing of what the system has; a machine without power does."""
+    may, synced = threading.Event(), os.fdatasync
+
+    def slow(handle: int) -> None:
+        assert may.wait(20)
+        synced(handle)
+
+    def broken(_: int) -> None:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    async def work(log: DecisionLog) -> Any:
+        monkeypatch.setattr(os, "fdatasync", slow)
+        keeping = asyncio.create_task(log.keep(*record(0)))
+        done, _ = await asyncio.wait({keeping}, timeout=0.3)
+        assert not done
+        may.set()
+        first = await keeping
+        monkeypatch.setattr(os, "fdatasync", broken)
+        with pytest.raises(NotKept):
+            await log.keep(*record(1))
+        monkeypatch.setattr(os, "fdatasync", synced)
+        return first, log.disk.head, await log.keep(*record(2))
+
+    first, then, after = run(tmp_path, work)
+    assert then == first, "what was not synced has no place in the chain"
+    assert after.number == 2
 
 
 def test_what_cannot_be_kept_is_not_answered_and_then_it_goes_on(tmp_path: Path) -> None:

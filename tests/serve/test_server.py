@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import http.client
 import json
+import math
 import os
 import resource
+import shutil
 import signal
 import socket
 import subprocess
@@ -13,16 +15,19 @@ import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from tests.conftest import eventually
 from tests.serve import hostile, world
-from tests.serve.logs import KEYS
+from tests.serve.logs import KEYS, SIGNER, disk
 from tests.serve.process import ROOT, Server, serving
 from tests.serve.world import DECLINED, FEATURES
+from workflows.prove import canonical
 from workflows.run.store.local import LocalStore
-from workflows.serve.shipping import verify_logs
+from workflows.serve.shipping import ship, verify_logs
 
 SENT = {"subject": "somebody", "features": FEATURES}
 
@@ -202,6 +207,14 @@ def test_what_does_not_verify_is_not_served(own: world.Made, tmp_path: Path) -> 
         server.stop(signal.SIGKILL)
 
 
+def command(own: world.Made, top: Path, *words: str, **env: str) -> tuple[int, Any]:
+    """`countersign` as whoever has the server's keys asks it: exit code, and what it answered."""
+    given = {**os.environ, "PYTHONPATH": str(ROOT), **world.environment(top, own), **env}
+    asked = [sys.executable, "-m", "workflows.cli", *words, "--json"]
+    done = subprocess.run(asked, env=given, cwd=top, capture_output=True, text=True, check=False)
+    return done.returncode, json.loads(done.stdout or "null")
+
+
 def test_a_decision_is_replayed_on_the_command_line(own: world.Made, tmp_path: Path) -> None:
     with serving(tmp_path, own) as server:
         assert server.metrics()["countersign_ready"] == 1
@@ -210,31 +223,40 @@ def test_a_decision_is_replayed_on_the_command_line(own: world.Made, tmp_path: P
         assert metrics['countersign_decisions_total{decision="declined",shadow="false",variant="champion"}'] == 1
         assert metrics['countersign_requests_total{route="/v1/decisions",status="200"}'] == 1
         assert server.stop() == 0
-    given = {**os.environ, "PYTHONPATH": str(ROOT), **world.environment(tmp_path, own)}
-
-    def command(*words: str, **env: str) -> tuple[int, Any]:
-        done = subprocess.run(
-            [sys.executable, "-m", "workflows.cli", *words, "--json"],
-            env={**given, **env},
-            cwd=tmp_path,
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        return done.returncode, json.loads(done.stdout or "null")
-
-    code, said = command("replay", answer["id"])
+    asked = partial(command, own, tmp_path)
+    code, said = asked("replay", answer["id"])
     assert (code, said["same"], said["now"]["score"]) == (0, True, answer["score"])
     (tmp_path / "other").write_text("00" * 32)
-    code, said = command("replay", answer["id"], COUNTERSIGN_SUBJECT_KEY_FILE=str(tmp_path / "other"))
+    code, said = asked("replay", answer["id"], COUNTERSIGN_SUBJECT_KEY_FILE=str(tmp_path / "other"))
     assert (code, "cannot be opened with this subject key" in said["problems"][0]) == (4, True)
-    code, said = command("replay", answer["id"][:-1] + ("0" if answer["id"][-1] != "0" else "1"))
+    code, said = asked("replay", answer["id"][:-1] + ("0" if answer["id"][-1] != "0" else "1"))
     assert (code, "no log in the store has this decision" in said["problems"][0]) == (2, True)
     chain = answer["id"].partition("-")[0]
-    code, said = command("decisions", "--noted", f"{chain}={answer['receipt']}")
+    code, said = asked("decisions", "--noted", f"{chain}={answer['receipt']}")
     assert (code, said["environments"]["prod"][0]["records"]) == (0, 1)
-    code, said = command("decisions", "--env", "prod", "--noted", f"{chain}={'0' * 64}")
+    code, said = asked("decisions", "--env", "prod", "--noted", f"{chain}={'0' * 64}")
     assert code == 4
+
+
+def test_an_answer_that_the_model_would_not_give_again_is_told(own: world.Made, made: world.Made, tmp_path: Path) -> None:
+    """A record that whoever has the log's key wrote anew: all signatures hold, and the score is another."""
+    with serving(tmp_path, own) as server:
+        answer = server.ask("/v1/decisions", {"subject": "somebody", "features": DECLINED})[1]
+        assert server.stop() == 0
+    (line,) = (tmp_path / "log/000000000001.jsonl").read_bytes().splitlines()
+    body = json.loads(line)["body"]
+    body["answer"]["score"] = math.nextafter(body["answer"]["score"], 1)
+    (tmp_path / "anew/log").mkdir(parents=True)
+    shutil.copy(tmp_path / "log/chain.json", tmp_path / "anew/log")
+    log = disk(tmp_path / "anew")
+    log.append([(canonical.encode(body), int(answer["id"].split("-")[1], 16))])
+    log.seal()
+    log.close()
+    shutil.copytree(made.store.documents, tmp_path / "anew/store")
+    other = replace(made, store=LocalStore(content=tmp_path / "anew/store", documents=tmp_path / "anew/store"))
+    assert ship(tmp_path / "anew/log", other.store, SIGNER, KEYS) == 1
+    code, said = command(other, tmp_path, "replay", answer["id"])
+    assert (code, said["same"], said["now"]["score"]) == (4, False, answer["score"])
 
 
 def test_what_is_wrong_with_its_environment_is_said_at_once(own: world.Made, tmp_path: Path) -> None:

@@ -168,7 +168,9 @@ class Front:
         except NotKept:
             raise Refused(503, "not decided", "the decision log cannot be written; nothing was decided", retry=1) from None
         except TimeoutError:
-            raise Refused(503, "not decided in time", "the decision log is slow; no decision was given", retry=1) from None
+            raise Refused(
+                503, "not decided in time", "the decision log is slow; should it hold a decision all the same, nobody was given it", retry=1
+            ) from None
         return json.dumps(answer.to_json()).encode()
 
     def _headers(self, scope: Scope) -> None:
