@@ -224,8 +224,19 @@ def test_a_server_that_hangs_for_a_while(own: s3server.Server, tmp_path: Path) -
     store.fetch_content(item, tmp_path / "back")
 
 
+def test_what_is_there_and_cannot_be_read_yet_is_looked_for_again(store: S3Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of two who write at once a server may refuse the second before it shows what the first wrote."""
+    assert store.put_if_absent("claims/a", b"1") == b"1"
+    there, unread = store.get_document, iter(range(2))
+    monkeypatch.setattr(store, "get_document", lambda name: None if next(unread, None) is not None else there(name))
+    assert store.put_if_absent("claims/a", b"2") == b"1"
+    monkeypatch.setattr(store, "get_document", lambda _: None)
+    with pytest.raises(Temporary, match="is there and is not there"):
+        store.put_if_absent("claims/a", b"2")
+
+
 def test_a_server_that_does_not_come_back(own: s3server.Server, tmp_path: Path) -> None:
-    store = S3Store(s3server.BUCKET, patience=Patience(seconds=1.5))
+    store = S3Store(s3server.BUCKET, patience=Patience(seconds=5))
     item = keep(store, written(tmp_path / "made", 9 * MB))
     own.stop()
     asked: list[Callable[[], object]] = [
@@ -242,7 +253,7 @@ def test_a_server_that_does_not_come_back(own: s3server.Server, tmp_path: Path) 
             ask()
         assert "AWS_ENDPOINT_URL_S3" in raised.value.hint
         took = time.monotonic() - begun
-        assert took >= 1 if n == 0 else took < 1  # once it was given up, nobody waits for it all over again
+        assert took >= 3 if n == 0 else took < 3  # once it was given up, nobody waits for it all over again
 
 
 @pytest.mark.parametrize("variables", [{"AWS_REGION": "eu-central-1"}, {"AWS_DEFAULT_REGION": "eu-central-1"}])

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import re
+import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,7 @@ from workflows.run.store.interface import REPLACEABLE
 from workflows.run.store.parallel import in_order
 from workflows.run.store.patience import Patience
 
+SOON = (0.0, 0.05, 0.2, 1.0)  # seconds between looks for what a server says is there
 AT_ONCE = 256 * 1024  # bytes: sending so few where they are already costs less than asking before
 log = structlog.get_logger()
 
@@ -176,15 +178,21 @@ class S3Store:
                 self._conditional = False
             except Standing:
                 self._conditional = True
-                if (kept := self.get_document(name)) is None:
-                    raise Temporary(Problem(what="a document is there and is not there", where=f"{self.place}/{name}")) from None
-                return kept
+                return self._standing(name)
         if self._conditional is False:
             if atomic:
                 hint = "claims need it: use a server that does, such as AWS, MinIO, Ceph, versitygw in their newer versions"
                 raise BadInput(Problem(what="this S3 server does not obey If-None-Match", where=self.place), hint=hint)
             upload.put(self.bucket, key, data, d, new=False)
         return data
+
+    def _standing(self, name: str) -> bytes:
+        """What somebody else has just put there: a server may refuse the second before the first one's bytes can be read."""
+        for seconds in SOON:
+            time.sleep(seconds)
+            if (kept := self.get_document(name)) is not None:
+                return kept
+        raise Temporary(Problem(what="a document is there and is not there", where=f"{self.place}/{name}"))
 
     def _obeys(self, key: str, data: bytes, d: Digests) -> bool:
         """Whether the server refuses to write a second time what it has just written. Asked once."""
