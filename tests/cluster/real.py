@@ -132,6 +132,12 @@ class Toy:
 
         return wait(there, f"{shown} of {name} is {phases}")
 
+    def suspend_after(self, name: str, shown: str) -> None:
+        """Suspend a workflow by hand while this task is at work, and wait until that is done."""
+        self.until(name, shown, Phase.PENDING, Phase.RUNNING)
+        self.argo("suspend", name)
+        self.until(name, shown, Phase.SUCCEEDED)
+
     def ended(self, name: str) -> Any:
         return wait(lambda: (w := self.workflow(name)).phase.ended and w, f"{name} ends")
 

@@ -69,9 +69,7 @@ def test_terminated_by_hand_it_is_not_sealed_and_a_retry_seals_it(toy: Toy) -> N
 
 def test_suspended_by_hand_nothing_starts_until_it_is_resumed(toy: Toy) -> None:
     name = toy.submit()
-    toy.until(name, "plan", Phase.PENDING, Phase.RUNNING)
-    toy.argo("suspend", name)
-    toy.until(name, "plan", Phase.SUCCEEDED)
+    toy.suspend_after(name, "plan")
     time.sleep(10)
     assert [n.name for n in toy.workflow(name).nodes if n.kind == "Pod"] == ["plan(0)"]
     toy.argo("resume", name)

@@ -124,9 +124,7 @@ def test_wrong_credentials_are_said(toy: Toy) -> None:
 
 def test_credentials_that_become_wrong_in_a_run_lose_nothing(toy: Toy) -> None:
     name = toy.submit()
-    toy.until(name, "pick", Phase.PENDING, Phase.RUNNING)
-    toy.argo("suspend", name)
-    toy.until(name, "pick", Phase.SUCCEEDED)
+    toy.suspend_after(name, "pick")
     with toy.space.told("countersign-store", WRONG):
         toy.argo("resume", name)
         assert toy.ended(name).phase.bad
@@ -152,9 +150,7 @@ def test_without_the_secret_of_the_logs_a_step_waits_for_it(toy: Toy) -> None:
 def test_wrong_credentials_for_the_logs_are_said_and_the_step_is_tried_again(toy: Toy) -> None:
     """Argo cannot keep the log of a step that is done, and calls that an error."""
     name = toy.submit()
-    toy.until(name, "plan", Phase.PENDING, Phase.RUNNING)
-    toy.argo("suspend", name)
-    toy.until(name, "plan", Phase.SUCCEEDED)
+    toy.suspend_after(name, "plan")
     with toy.space.told("countersign-artifacts", WRONG):
         toy.argo("resume", name)
         failed = toy.until(name, "pick", Phase.ERROR)

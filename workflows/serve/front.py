@@ -31,7 +31,7 @@ DECISIONS = "/v1/decisions"
 ARRIVED = "countersign.arrived"
 """Where a request's scope says when its last byte was there."""
 HEALTH = ("/v2/health/live", "/v2/health/ready")
-TRACE = re.compile(rb"00-(?P<trace>[0-9a-f]{32})-[0-9a-f]{16}-[0-9a-f]{2}")
+TRACEPARENT = re.compile(rb"00-(?P<trace>[0-9a-f]{32})-(?P<span>[0-9a-f]{16})-(?P<flags>[0-9a-f]{2})")
 JSON = re.compile(rb"application/json *(; *charset=\"?utf-8\"?)?", re.IGNORECASE)
 log = structlog.get_logger()
 
@@ -66,7 +66,7 @@ class Refused(Exception):
 
 def trace_in(headers: Iterable[tuple[bytes, bytes]]) -> str | None:
     """The trace that a request belongs to: the one named last, which is our own span's where there is one."""
-    named = [found["trace"].decode() for name, value in headers if name == b"traceparent" and (found := TRACE.fullmatch(value))]
+    named = [found["trace"].decode() for name, value in headers if name == b"traceparent" and (found := TRACEPARENT.fullmatch(value))]
     return named[-1] if named else None
 
 

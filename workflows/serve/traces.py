@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import re
 import threading
 import time
 from collections.abc import Mapping
@@ -27,7 +26,7 @@ from opentelemetry.trace import Link, NonRecordingSpan, SpanContext, SpanKind, S
 
 from workflows.run.logs import structlog
 from workflows.run.tracing import SCOPE, exporter, resource, root_of, told_to
-from workflows.serve.front import DECISIONS, App, Message, Receive, Scope, Send
+from workflows.serve.front import DECISIONS, TRACEPARENT, App, Message, Receive, Scope, Send
 from workflows.serve.loading import Served
 from workflows.serve.release import Release
 from workflows.serve.service import Answer, Service
@@ -40,7 +39,6 @@ MOST_IDS = 100
 """Decisions of one request whose ids stand in its span."""
 METHODS = frozenset({"CONNECT", "DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT", "TRACE"})
 SERVER_ERROR = 500
-PARENT = re.compile(rb"00-(?P<trace>[0-9a-f]{32})-(?P<span>[0-9a-f]{16})-(?P<flags>[0-9a-f]{2})")
 SAMPLED = TraceFlags(TraceFlags.SAMPLED)
 OURS = InstrumentationScope(SCOPE)
 ANSWERS: ContextVar[list[Answer] | None] = ContextVar("answers", default=None)
@@ -171,7 +169,7 @@ class Traces:
 def _parent(scope: Scope) -> SpanContext | None:
     """The caller's span. What else it says beside it (`tracestate`, `baggage`) may be anything, and goes nowhere."""
     for name, value in scope["headers"]:
-        if name == b"traceparent" and (found := PARENT.fullmatch(value)):
+        if name == b"traceparent" and (found := TRACEPARENT.fullmatch(value)):
             flags = TraceFlags(int(found["flags"], 16) & TraceFlags.SAMPLED)
             parent = SpanContext(int(found["trace"], 16), int(found["span"], 16), is_remote=True, trace_flags=flags)
             return parent if parent.is_valid else None
