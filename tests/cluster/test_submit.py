@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 import urllib3
@@ -96,18 +98,24 @@ def ways(toy: Toy, server: Server) -> Ways:
     manifest = Submission(name="by-hand", template="toy", arguments={}).manifest(toy.space.name)
     del manifest["spec"]["arguments"]
     toy.space.kubectl("create", "-f", "-", given=json.dumps(manifest))
-    return Ways(submit=submit, argo=argo.stdout.strip(), kubectl="by-hand", ui=by_the_form(server))
+    status, form = by_the_form(server, "work-seconds=0.0")
+    assert status == 200, form
+    return Ways(submit=submit, argo=argo.stdout.strip(), kubectl="by-hand", ui=form["metadata"]["name"])
 
 
-def by_the_form(server: Server) -> str:
-    """What the UI sends when someone fills in a template's form."""
-    options = {"generateName": "toy-form-", "parameters": ["work-seconds=0.0"]}
+def by_the_form(server: Server, *parameters: str) -> tuple[int, Any]:
+    """What the UI sends when someone fills in a template's form, and the answer."""
+    options = {"generateName": "toy-form-", "parameters": parameters}
     body = {"namespace": server.namespace, "resourceKind": "WorkflowTemplate", "resourceName": "toy", "submitOptions": options}
-    url = f"https://{server.address}/api/v1/workflows/{server.namespace}/submit"
+    return asked(server, "POST", f"workflows/{server.namespace}/submit", body)
+
+
+def asked(server: Server, method: str, path: str, body: Any = None) -> tuple[int, Any]:
+    """Status and JSON of an answer."""
+    url = f"https://{server.address}/api/v1/{path}"
     with urllib3.PoolManager(cert_reqs="CERT_NONE") as pool, pytest.warns(urllib3.exceptions.InsecureRequestWarning):
-        answer = pool.request("POST", url, json=body, headers={"Authorization": server.token})
-    assert answer.status == 200, answer.data
-    return str(answer.json()["metadata"]["name"])
+        answer = pool.request(method, url, json=body, headers={"Authorization": server.token})
+    return answer.status, answer.json()
 
 
 # --- The same run, however it is started
@@ -151,8 +159,42 @@ def test_watching_an_ended_workflow_ends_as_a_local_run(toy: Toy, ways: Ways) ->
         assert row(task, "done") in said.err
     assert "Passed: every gate said yes." in said.out
     assert f"run        {toy.run_of(ways.submit)}" in said.out
-    local = toy.home.run()
-    assert set(local) <= set(toy.ask("watch", ways.submit, "--namespace", toy.space.name, "--json").json)
+
+
+def test_a_cluster_s_run_ends_with_the_words_and_the_values_of_a_local_one(toy: Toy, ways: Ways) -> None:
+    toy.ended(ways.submit)
+    watch = ("watch", ways.submit, "--namespace", toy.space.name)
+    local, there = toy.home.run(), toy.ask(*watch, "--json").json
+    own = {"run", "root", "unchanged", "outcome"}  # what another way of the four had computed by then was reused
+    assert {k: v for k, v in local.items() if k not in own} == {k: v for k, v in there.items() if k in local and k not in own}
+    assert (len(local["gates"]), len(local["artifacts"])) == (1, 5)
+
+    def gates(out: str) -> list[str]:
+        return [line for line in out.splitlines() if line.startswith("  gate ")]
+
+    assert gates(toy.home.ask("run", "toy").out) == gates(toy.ask(*watch).out) != []
+
+
+def test_a_task_is_called_what_the_pipeline_calls_it(toy: Toy, ways: Ways) -> None:
+    toy.ended(ways.submit)
+    shown = {re.sub(r"\(\d+\)$", "", n.name) for n in toy.workflow(ways.submit).nodes if n.kind == "Pod"}
+    assert shown == {"plan", "pick", "work(0:a)", "work(1:b)", "join", f"{ways.submit}.onExit"}
+
+
+@pytest.mark.usefixtures("toy")
+def test_the_form_describes_its_fields_and_offers_their_choices(server: Server) -> None:
+    status, template = asked(server, "GET", f"workflow-templates/{server.namespace}/toy")
+    assert status == 200, template
+    form = {p["name"]: p for p in template["spec"]["arguments"]["parameters"]}
+    assert form["pick-at_least"] == {"name": "pick-at_least", "value": "0", "description": "Smallest age kept, years"}
+    assert form["work-mode"] == {"name": "work-mode", "value": "fine", "enum": ["fine", "bad", "boom", "nan", "slow", "held", "memory"]}
+
+
+def test_a_choice_that_the_form_does_not_offer_starts_nothing(toy: Toy, server: Server) -> None:
+    before = toy.space.kubectl("get", "workflows", "-o", "name")
+    status, said = by_the_form(server, "work-mode=nonsense")
+    assert (status, "work-mode.value should be present" in said["message"]) == (400, True), said
+    assert toy.space.kubectl("get", "workflows", "-o", "name") == before
 
 
 # --- Once, or again
