@@ -14,6 +14,8 @@ from pathlib import Path
 from typing import Any
 
 import boto3
+import pytest
+import urllib3
 
 from tests.conftest import ROOT, Home, Said
 from workflows.cluster.following import ON_EXIT, SEAL
@@ -43,6 +45,19 @@ def wait(what: Callable[[], Any], why: str, *, patience: float = PATIENCE, every
             return found
         time.sleep(every)
     raise AssertionError(f"not within {patience:.0f} s: {why}")
+
+
+def server_address() -> str:
+    """Where Argo's server listens."""
+    service = json.loads(kubectl("-n", "argo", "get", "service", "argo-server", "-o", "json"))
+    return f"{service['spec']['clusterIP']}:2746"
+
+
+def from_server(path: str, *, method: str = "GET", body: Any = None, token: str = "") -> urllib3.BaseHTTPResponse:
+    """What Argo's server answers a browser, byte for byte. Its certificate is one that it made itself."""
+    headers = {"Authorization": token} if token else {}
+    with urllib3.PoolManager(cert_reqs="CERT_NONE") as pool, pytest.warns(urllib3.exceptions.InsecureRequestWarning):
+        return pool.request(method, f"https://{server_address()}/{path}", json=body, headers=headers)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -6,6 +6,7 @@ What takes minutes has a file of its own, for a worker of its own: test_reproduc
 from __future__ import annotations
 
 import base64
+import hashlib
 import json
 import os
 import subprocess
@@ -14,9 +15,10 @@ import sys
 import pytest
 
 from tests.cluster.audited import ARTIFACTS, LONG, NAMESPACE, Bank, digests
-from tests.cluster.real import Space, store_client
+from tests.cluster.real import Space, from_server, store_client
 from tests.conftest import Home
 from workflows.loan_approval import pipeline
+from workflows.names import argo_name
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(2400)]
 
@@ -80,3 +82,28 @@ def test_every_record_names_the_image_that_its_step_ran_in(bank: Bank) -> None:
         definition = json.loads(base64.b64decode(envelope["payload"]))["predicate"]["buildDefinition"]
         named = {d["name"]: d["digest"] for d in definition["resolvedDependencies"]}
         assert named["image"] == {"sha256": image.partition("@sha256:")[2]}, step["task"]
+
+
+def test_argos_ui_shows_the_pipelines_own_tasks(bank: Bank) -> None:
+    """By these names a person finds a step there; its message, artifacts and outputs belong to it."""
+    nodes = Space(name=NAMESPACE).get("workflow", bank.answer["workflow"])["status"]["nodes"].values()
+    shown = {n["displayName"] for n in nodes if n["type"] == "Retry"}
+    one = {argo_name(s.name) for s in pipeline.steps if not s.fan_out}
+    fanned = {f"{argo_name(s.name)}({n}:{item})" for s in pipeline.steps if s.fan_out for n, item in enumerate(s.fan_out.over)}
+    assert shown == {"plan", f"{bank.answer['workflow']}.onExit", *one, *fanned}
+
+
+def test_argos_ui_gives_out_the_report_and_the_verdicts_as_they_were_made(bank: Bank) -> None:
+    """From the server itself, as a browser gets them: byte for byte what the run's records name."""
+    name = bank.answer["workflow"]
+    nodes = Space(name=NAMESPACE).get("workflow", name)["status"]["nodes"].values()
+    found = {}
+    for node in (n for n in nodes if n["type"] == "Pod"):
+        for artifact in node["outputs"].get("artifacts", []):
+            if artifact["name"] != "main-logs":
+                answer = from_server(f"artifact-files/{NAMESPACE}/workflows/{name}/{node['id']}/outputs/{artifact['name']}")
+                assert answer.status == 200, answer.data
+                found[artifact["name"]] = hashlib.sha256(answer.data).hexdigest()
+    shown = {"evidence", "verdicts", "privacy_verdicts", "quality_verdicts", "evaluation"}
+    made = digests(bank.answer)
+    assert found == {argo_name(a): made[f"{pipeline.name}/{a}"] for a in shown}

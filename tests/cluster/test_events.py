@@ -141,6 +141,13 @@ def test_a_push_to_gitlab_does_the_same(world: World) -> None:
     assert made["metadata"]["annotations"]["countersign/delivery"] == "13792a34-cac6-4fda-95a8-c58e00a3954e"
 
 
+def test_gitlab_does_not_say_that_a_push_was_forced_so_it_runs(world: World) -> None:
+    """What keeps it from happening is the branch's protection there, as docs/triggers.md says."""
+    body = gitlab(touching("rewritten"), before=commit_id("gone by that push"))
+    assert push_gitlab(world, body).status == 200
+    assert arguments(world.wait_for(f"an-example-{body['after'][:12]}", world.dev))["revision"] == body["after"]
+
+
 def arguments(workflow: dict[str, Any]) -> dict[str, str]:
     return {p["name"]: p["value"] for p in workflow["spec"]["arguments"]["parameters"]}
 

@@ -7,7 +7,7 @@ from copy import deepcopy
 
 import pytest
 
-from tests.cluster.real import SLOW, Toy, kubectl
+from tests.cluster.real import SLOW, Toy, kubectl, wait
 from workflows.cluster.interface import Phase
 from workflows.declare import Resources
 
@@ -42,15 +42,19 @@ def test_a_killed_controller_loses_nothing(toy: Toy) -> None:
 
 @pytest.mark.alone
 def test_a_store_that_is_away_for_half_a_minute(toy: Toy) -> None:
-    name = toy.submit(*SLOW)
-    toy.until(name, "work(0:a)", Phase.RUNNING)
+    """From before a step puts its output there until after it said that it waits."""
+    name = toy.submit("--set", "work.mode=slow", "--set", "work.seconds=12")
+    pods = [toy.begun(name, shown) for shown in ("work(0:a)", "work(1:b)")]
     kubectl("-n", "store", "scale", "deployment", "s3", "--replicas=0")
     try:
+        for pod in pods:
+            wait(lambda pod=pod: "the store is away; trying again" in toy.space.kubectl("logs", pod, "-c", "main"), f"{pod} waits")
         time.sleep(30)
     finally:
         kubectl("-n", "store", "scale", "deployment", "s3", "--replicas=1")
         kubectl("-n", "store", "rollout", "status", "deployment", "s3", "--timeout=120s")
     assert toy.ended(name).phase is Phase.SUCCEEDED
+    assert [len(toy.attempts(name, shown)) for shown in ("work(0:a)", "work(1:b)")] == [1, 1], "nothing was computed twice"
     toy.sealed(name)
 
 

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import datetime
+from typing import Any
 
 import pytest
 
-from tests.cluster.real import Toy, toy_in, wait
+from tests.cluster.real import Toy, kubectl, toy_in, wait
 from tests.conftest import Home, git
 from workflows.cluster.interface import Phase
 
@@ -17,6 +20,8 @@ pytestmark = [pytest.mark.cluster, pytest.mark.timeout(600)]
 SCHEDULE = """    schedule=Schedule(cron=("* * * * *",), time_zone="UTC", champion=champion, compared="over_champion"),
     results=(total,),
 """
+OFTEN = 10
+"""Seconds from one run to the next, where a test would not wait for the minute: Argo's own shorthand, which a declaration does not take."""
 RULE = "  - metric: over_champion\n    at_least: 0\n    because: nobody watches\n"
 
 
@@ -52,9 +57,7 @@ def with_champion(home: Home) -> None:
 
 def test_a_scheduled_run_compares_with_the_champion_and_is_sealed(scheduled: Toy) -> None:
     toy = scheduled
-    listed = ("get", "workflows", "-l", "workflows.argoproj.io/cron-workflow=toy", "-o", "name")
-    name = wait(lambda: toy.space.kubectl(*listed).split(), "a scheduled run").pop().rpartition("/")[2]
-    toy.submitted.append(name)
+    name = first(toy)
     toy.space.kubectl("delete", "cronworkflow", "toy", "--cascade=orphan")
     assert toy.ended(name).phase is Phase.SUCCEEDED
     run = toy.sealed(name)
@@ -64,3 +67,63 @@ def test_a_scheduled_run_compares_with_the_champion_and_is_sealed(scheduled: Toy
     assert (compared["value"], compared["says"]) == (140, "yes"), compared
     due = datetime.fromisoformat(toy.workflow(name).annotations["workflows.argoproj.io/scheduled-time"])
     assert name == f"toy-{int(due.timestamp())}"
+
+
+def test_a_run_that_is_still_going_leaves_no_second_one(scheduled: Toy) -> None:
+    toy = scheduled
+    often(toy)
+    name = first(toy)
+    toy.argo("suspend", name)
+    time.sleep(2.5 * OFTEN)
+    assert set(started(toy)) == {name}
+    toy.argo("terminate", name)
+    toy.ended(name)
+    wait(lambda: set(started(toy)) - {name}, "the next, when it is due")
+
+
+@pytest.mark.alone
+def test_what_was_due_while_nobody_looked_runs_once_and_late(scheduled: Toy) -> None:
+    """Of the times that went by, the last one, if it is not longer ago than the schedule's deadline."""
+    toy = scheduled
+    often(toy, {"concurrencyPolicy": "Allow"})  # else the run that goes on would forbid it
+    first(toy)
+    with no_controller():
+        before = started(toy)
+        time.sleep(2.5 * OFTEN)
+        back = time.time()
+    late = wait(lambda: {n: due for n, due in started(toy).items() if n not in before and due < back}, "the late run")
+    wait(lambda: any(due > back for due in started(toy).values()), "the next, when it is due")
+    assert {n for n, due in started(toy).items() if n not in before and due < back} == set(late)
+    ((name, due),) = late.items()
+    assert name == f"toy-{due:.0f}"
+    assert due > max(before.values()) + OFTEN, "the one before it, which was missed, too, is not run"
+
+
+def often(toy: Toy, change: dict[str, Any] | None = None) -> None:
+    """Start the schedule every few seconds."""
+    toy.space.patch("cronworkflow", "toy", {"spec": {"schedules": [f"@every {OFTEN}s"], **(change or {})}})
+
+
+def started(toy: Toy) -> dict[str, float]:
+    """The schedule's workflows, and when each was due, in seconds since 1970."""
+    listed = json.loads(toy.space.kubectl("get", "workflows", "-l", "workflows.argoproj.io/cron-workflow=toy", "-o", "json"))["items"]
+    found = {w["metadata"]["name"]: w["metadata"]["annotations"]["workflows.argoproj.io/scheduled-time"] for w in listed}
+    toy.submitted.extend(found.keys() - set(toy.submitted))
+    return {name: datetime.fromisoformat(due).timestamp() for name, due in found.items()}
+
+
+def first(toy: Toy) -> str:
+    """The schedule's first workflow."""
+    return min(wait(lambda: started(toy), "a scheduled run"))
+
+
+@contextmanager
+def no_controller() -> Iterator[None]:
+    """While this lasts, nobody looks at workflows and schedules."""
+    kubectl("-n", "argo", "scale", "deployment", "workflow-controller", "--replicas=0")
+    try:
+        kubectl("-n", "argo", "wait", "--for=delete", "pod", "-l", "app=workflow-controller", "--timeout=60s")
+        yield
+    finally:
+        kubectl("-n", "argo", "scale", "deployment", "workflow-controller", "--replicas=1")
+        kubectl("-n", "argo", "rollout", "status", "deployment", "workflow-controller", "--timeout=120s")

@@ -13,9 +13,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import urllib3
 
-from tests.cluster.real import Space, Toy, kubectl, toy_in, wait
+from tests.cluster.real import Space, Toy, from_server, kubectl, server_address, toy_in, wait
 from tests.cluster.test_commands import commit_of, plain, row, terminal
 from tests.conftest import Home, git, home_from
 from workflows.cluster.interface import Phase, Submission
@@ -61,8 +60,7 @@ class Server:
 
 @pytest.fixture(scope="module")
 def server(space: Space) -> Server:
-    address = json.loads(kubectl("-n", "argo", "get", "service", "argo-server", "-o", "json"))["spec"]["clusterIP"]
-    return Server(address=f"{address}:2746", token=f"Bearer {token_of(space, 'countersign-submitter')}", namespace=space.name)
+    return Server(address=server_address(), token=f"Bearer {token_of(space, 'countersign-submitter')}", namespace=space.name)
 
 
 def token_of(space: Space, account: str) -> str:
@@ -112,9 +110,7 @@ def by_the_form(server: Server, *parameters: str) -> tuple[int, Any]:
 
 def asked(server: Server, method: str, path: str, body: Any = None) -> tuple[int, Any]:
     """Status and JSON of an answer."""
-    url = f"https://{server.address}/api/v1/{path}"
-    with urllib3.PoolManager(cert_reqs="CERT_NONE") as pool, pytest.warns(urllib3.exceptions.InsecureRequestWarning):
-        answer = pool.request(method, url, json=body, headers={"Authorization": server.token})
+    answer = from_server(f"api/v1/{path}", method=method, body=body, token=server.token)
     return answer.status, answer.json()
 
 
