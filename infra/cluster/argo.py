@@ -115,7 +115,7 @@ def wait_for_all(kube: Kube, names: list[str]) -> None:
 def step_image_phase(places: Places, kind: Kind, kube: Kube) -> Phase:
     def make() -> None:
         name, *_ = build_step_image(places, kind)
-        configure(kube, {"image": by_digest(places, name) if kind is Kind.LOCAL else name})
+        configure(kube, {"image": by_digest(places, kind, name)})
 
     return Phase(
         name="step image",
@@ -149,7 +149,7 @@ def promoter_image_phase(places: Places, kind: Kind, kube: Kube) -> Phase:
         env = {**os.environ, "PATH": f"{places.bin}:{os.environ['PATH']}"}
         run(STEP_IMAGE, "--image", "promoter", archive, cwd=ROOT, env=env)
         name, *_ = load(places, kind, archive)
-        kube.apply(json.dumps(promotion_settings(kube, by_digest(places, name) if kind is Kind.LOCAL else name)))
+        kube.apply(json.dumps(promotion_settings(kube, by_digest(places, kind, name))))
 
     return Phase(name="promoter image", holds=lambda: False, make=make, done="loaded", takes="a minute")
 

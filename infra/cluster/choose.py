@@ -12,6 +12,8 @@ from infra.cluster.settings import NAME, Places
 from workflows.errors import BadInput
 
 DOCKER_SECONDS = 20
+KIND_NODE = f"{NAME}-control-plane"
+"""The container that is the node of a cluster of kind."""
 
 
 class Kind(enum.Enum):

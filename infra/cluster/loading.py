@@ -6,8 +6,10 @@ import json
 import re
 import tarfile
 from collections.abc import Iterable
+from functools import partial
 from pathlib import Path
 
+from infra.cluster.choose import KIND_NODE, Kind
 from infra.cluster.images import Image
 from infra.cluster.process import attempt, run
 from infra.cluster.progress import Phase
@@ -58,13 +60,18 @@ def load_local(places: Places, archive: Path) -> tuple[str, ...]:
     return names
 
 
-def by_digest(places: Places, name: str) -> str:
+def by_digest(places: Places, kind: Kind, name: str) -> str:
     """The name that means exactly this image, whatever its tag comes to mean; the node is told it."""
-    digest = next(line.split()[2] for line in ctr(places, "images", "ls").splitlines() if line.startswith(f"{name} "))
+    on_node = ctr_in_kind if kind is Kind.KIND else partial(ctr, places)
+    digest = next(line.split()[2] for line in on_node("images", "ls").splitlines() if line.startswith(f"{name} "))
     reference = f"{name.rpartition(':')[0]}@{digest}"
-    ctr(places, "images", "tag", "--force", name, reference)
-    ctr(places, "images", "label", reference, f"{PIN_LABEL}=pinned")
+    on_node("images", "tag", "--force", name, reference)
+    on_node("images", "label", reference, f"{PIN_LABEL}=pinned")
     return reference
+
+
+def ctr_in_kind(*words: str | Path) -> str:
+    return run("docker", "exec", KIND_NODE, "ctr", "--namespace", "k8s.io", *words)
 
 
 def load_kind(archive: Path) -> tuple[str, ...]:
@@ -75,10 +82,9 @@ def load_kind(archive: Path) -> tuple[str, ...]:
 
 def kind_phase(places: Places, images: Iterable[Image]) -> Phase:
     every = tuple(images)
-    node = f"{NAME}-control-plane"
 
     def lacking() -> list[Image]:
-        return [i for i in every if attempt("docker", "exec", node, "crictl", "inspecti", "-q", i.reference).returncode]
+        return [i for i in every if attempt("docker", "exec", KIND_NODE, "crictl", "inspecti", "-q", i.reference).returncode]
 
     def make() -> None:
         for image in lacking():

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import partial
 
 from infra.cluster import argo, control_plane, images, loading, network, node, packages, programs, services, upstream
-from infra.cluster.choose import Kind, kind_exists, require_kind
+from infra.cluster.choose import KIND_NODE, Kind, kind_exists, require_kind
 from infra.cluster.images import NODE_IMAGES, Image, service_images
 from infra.cluster.kube import Kube, connect, from_environment
 from infra.cluster.locks import locked
@@ -133,7 +133,7 @@ def kind_phase(places: Places) -> Phase:
         run("kind", "export", "kubeconfig", "--name", NAME, "--kubeconfig", places.kubeconfig)
 
     def holds() -> bool:
-        return kind_exists() and places.kubeconfig.exists() and attempt("docker", "inspect", f"{NAME}-control-plane").returncode == 0
+        return kind_exists() and places.kubeconfig.exists() and attempt("docker", "inspect", KIND_NODE).returncode == 0
 
     return Phase(name="kind", holds=holds, make=make, done="created", takes="kind create cluster")
 
@@ -144,8 +144,7 @@ def install(places: Places, kube: Kube, kind: Kind, wishes: Wishes) -> None:
     overlay = wishes.overlay or "local"
     if kind is Kind.LOCAL:
         carry_out([services.bus_volume_phase(places, kube)])
-    pinned = partial(loading.by_digest, places) if kind is Kind.LOCAL else str
-    carry_out([*argo.workflow_phases(kube, overlay, pinned=pinned), *argo.event_phases(kube, overlay)])
+    carry_out([*argo.workflow_phases(kube, overlay, pinned=partial(loading.by_digest, places, kind)), *argo.event_phases(kube, overlay)])
     if wishes.promotion:
         carry_out([*argo.promotion_phases(kube, overlay)])
     if wishes.step_image and argo.STEP_IMAGE.exists():
