@@ -76,6 +76,7 @@ def test_a_run_that_is_still_going_leaves_no_second_one(scheduled: Toy) -> None:
     toy.argo("suspend", name)
     time.sleep(2.5 * OFTEN)
     assert set(started(toy)) == {name}
+    toy.argo("resume", name)
     toy.argo("terminate", name)
     toy.ended(name)
     wait(lambda: set(started(toy)) - {name}, "the next, when it is due")
