@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from copy import deepcopy
+from functools import partial
 
 import pytest
 
@@ -48,7 +49,7 @@ def test_a_store_that_is_away_for_half_a_minute(toy: Toy) -> None:
     kubectl("-n", "store", "scale", "deployment", "s3", "--replicas=0")
     try:
         for pod in pods:
-            wait(lambda pod=pod: "the store is away; trying again" in toy.space.kubectl("logs", pod, "-c", "main"), f"{pod} waits")
+            wait(partial(waits_for_the_store, toy, pod), f"{pod} says that it waits")
         time.sleep(30)
     finally:
         kubectl("-n", "store", "scale", "deployment", "s3", "--replicas=1")
@@ -56,6 +57,10 @@ def test_a_store_that_is_away_for_half_a_minute(toy: Toy) -> None:
     assert toy.ended(name).phase is Phase.SUCCEEDED
     assert [len(toy.attempts(name, shown)) for shown in ("work(0:a)", "work(1:b)")] == [1, 1], "nothing was computed twice"
     toy.sealed(name)
+
+
+def waits_for_the_store(toy: Toy, pod: str) -> bool:
+    return "the store is away; trying again" in toy.space.kubectl("logs", pod, "-c", "main", check=False)
 
 
 def test_out_of_memory_is_tried_again_and_then_said(toy: Toy) -> None:

@@ -115,7 +115,8 @@ def started(toy: Toy) -> dict[str, float]:
 
 def first(toy: Toy) -> str:
     """The schedule's first workflow."""
-    return min(wait(lambda: started(toy), "a scheduled run"))
+    found: dict[str, float] = wait(lambda: started(toy), "a scheduled run")
+    return min(found)
 
 
 @contextmanager

@@ -160,7 +160,7 @@ def test_wrong_credentials_for_the_logs_are_said_and_the_step_is_tried_again(toy
 
 
 def test_a_step_without_its_rights_ends_by_its_time_limit(toy: Toy) -> None:
-    """Argo's executor asks for ever when it may not report; the step's own limit ends that."""
+    """Or by its executor, which may not report what it did. Either way the run is sealed as failed, and with the right back goes on."""
     manifest = toy.space.get("workflowtemplate", "toy")
     plan = next(t for t in manifest["spec"]["templates"] if t["name"] == "plan")
     plan["activeDeadlineSeconds"] = 60
@@ -171,6 +171,12 @@ def test_a_step_without_its_rights_ends_by_its_time_limit(toy: Toy) -> None:
         assert toy.ended(name).phase.bad
     (failed,) = toy.attempts(name, "plan")
     assert any(m in failed.message for m in ("longer than the specified deadline", 'cannot create resource "workflowtaskresults"')), failed
+    run = toy.sealed(name, "failed")
+    assert toy.steps(run) == [], "no step was begun, and that is sealed"
+    toy.argo("retry", name)
+    assert toy.ended(name).phase is Phase.SUCCEEDED
+    assert wait(lambda: (r := toy.run_of(name)) != run and r, "the second run is noted") == f"{run}-2"
+    toy.sealed(name)
 
 
 def test_a_root_that_may_not_be_noted_is_said_and_the_run_is_sealed(toy: Toy) -> None:
