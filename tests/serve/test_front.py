@@ -104,13 +104,19 @@ class World:
 
 
 def run(
-    tmp_path: Path, made: world.Made, work: Callable[[World], Awaitable[Any]], *variants: Any, bounds: Bounds | None = None, **limits: Any
+    tmp_path: Path,
+    made: world.Made,
+    work: Callable[[World], Awaitable[Any]],
+    *variants: Any,
+    bounds: Bounds | None = None,
+    key: bytes = SUBJECT_KEY,
+    **limits: Any,
 ) -> Any:
     async def inside() -> Any:
         release = read(world.release(*(variants or (made.variant(),))), "release")
         served = load(release, made.store, KEYS)
         log, metrics, state = DecisionLog(disk(tmp_path), Limits(**limits)), Metrics(), State()
-        state.service = Service(release, served, log, Keeper(SUBJECT_KEY), metrics)
+        state.service = Service(release, served, log, Keeper(key), metrics)
         front = Front(state, api.make(state), metrics, bounds or Bounds())
         found = await work(World(front, state, state.service, log, metrics))
         await log.close()

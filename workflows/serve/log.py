@@ -1,7 +1,8 @@
 """Decisions into the log while requests come in: one write and one sync for all that wait, and answers only after it.
 
 In strict mode a decision is durable before its answer leaves. In batched mode answers do not wait; what waits is bounded,
-and what a crash can lose is what was decided within `FLUSH` seconds.
+and what a crash can lose is what was decided within `FLUSH` seconds, and while the last write went on. Neither takes more while
+the disk takes nothing.
 """
 
 from __future__ import annotations
@@ -85,7 +86,7 @@ class DecisionLog:
         """Keep the records of one request, all of them or none; where they stand, in strict mode. `NotKept` where that is not to be had."""
         loop = asyncio.get_running_loop()
         told = loop.create_future() if self.limits.strict else None
-        if told is None and self.waiting + len(records) > self.limits.most_waiting:
+        if told is None and (not self.well or self.waiting + len(records) > self.limits.most_waiting):
             self.failures += 1
             raise NotKept(f"{self.waiting} decisions wait to be written")
         self._waiting.append(_Waiting(records=records, told=told))

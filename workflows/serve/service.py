@@ -79,6 +79,8 @@ class Service:
         said = to_json(release)
         self._writers = {s.variant.name: Writer(s.model.contract, s.lineage, keeper, release.pipeline, said) for s in served}
         self._count = {s.variant.name: self._counters(s) for s in served}
+        for s in self._shadows:
+            metrics.disagreements.labels(s.variant.name)  # 0 is a number, too
         metrics.watch(self.windows)
         for s in served:
             metrics.release.labels(release.environment, str(release.sequence), s.variant.name, s.variant.model).set(1)
