@@ -14,7 +14,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from tests.serve import hostile, world
-from tests.serve.logs import KEYS, SIGNER, disk
+from tests.serve.logs import KEYS, SIGNER, disk, no_room
 from tests.serve.world import DECLINED, FEATURES, SUBJECT_KEY
 from workflows.serve import api, openapi
 from workflows.serve.entry import Keeper
@@ -104,13 +104,19 @@ class World:
 
 
 def run(
-    tmp_path: Path, made: world.Made, work: Callable[[World], Awaitable[Any]], *variants: Any, bounds: Bounds | None = None, **limits: Any
+    tmp_path: Path,
+    made: world.Made,
+    work: Callable[[World], Awaitable[Any]],
+    *variants: Any,
+    bounds: Bounds | None = None,
+    key: bytes = SUBJECT_KEY,
+    **limits: Any,
 ) -> Any:
     async def inside() -> Any:
         release = read(world.release(*(variants or (made.variant(),))), "release")
         served = load(release, made.store, KEYS)
         log, metrics, state = DecisionLog(disk(tmp_path), Limits(**limits)), Metrics(), State()
-        state.service = Service(release, served, log, Keeper(SUBJECT_KEY), metrics)
+        state.service = Service(release, served, log, Keeper(key), metrics)
         front = Front(state, api.make(state), metrics, bounds or Bounds())
         found = await work(World(front, state, state.service, log, metrics))
         await log.close()
@@ -326,7 +332,7 @@ def test_an_answer_that_takes_too_long_is_none(tmp_path: Path, made: world.Made)
 
 def test_a_log_that_takes_nothing_answers_nothing(tmp_path: Path, made: world.Made) -> None:
     async def work(w: World) -> Any:
-        def full(_records: Any) -> Any:
+        def full(*_: Any) -> Any:
             raise OSError(28, "No space left on device")
 
         with capture_logs(), pytest.MonkeyPatch.context() as patch:
@@ -409,6 +415,54 @@ def test_the_open_inference_protocol(tmp_path: Path, made: world.Made) -> None:
     assert [n.status for n in none] == [404, 404]
     assert wrong == []
     assert len((tmp_path / "log" / "000000000001.jsonl").read_bytes().splitlines()) == 8  # a record a row, none of a refused request
+
+
+def test_a_request_of_several_rows_is_decided_whole_or_not_at_all(tmp_path: Path, made: world.Made) -> None:
+    """There is room for the first row's record, and not for the second's: none is kept, answered or counted."""
+    path = tmp_path / "log" / "000000000001.jsonl"
+
+    async def work(w: World) -> Any:
+        await w.ask()
+        size = path.stat().st_size
+        with no_room(5 * size // 2):
+            refused = await w.ask(INFER, TENSORS)
+        left = path.stat().st_size - size
+        counted = w.metrics.registry.get_sample_value("countersign_score_count", {"variant": "champion", "shadow": "false"})
+        return refused, left, counted, await w.ask(INFER, TENSORS)
+
+    refused, left, counted, after = run(tmp_path, made, work)
+    assert (refused.status, refused.headers["retry-after"], left, counted) == (503, "1", 0, 1)
+    assert refused.json["error"] == "not decided: the decision log cannot be written; nothing was decided"
+    assert after.status == 200
+    ids = next(o["data"] for o in after.json["outputs"] if o["name"] == "id")
+    assert [json.loads(x)["body"]["id"] for x in path.read_bytes().splitlines()[1:]] == ids
+
+
+def test_errors_of_the_protocol_have_its_member(tmp_path: Path, made: world.Made) -> None:
+    """`error`, all in one text, beside what problems have; elsewhere there is none."""
+    [subject, wide] = TENSORS["inputs"]
+    sent: list[tuple[dict[str, Any], str]] = [
+        (
+            {"path": INFER, "body": {"inputs": [subject, {**wide, "shape": [8]}]}},
+            "the request cannot be decided: inputs.features: bad shape",
+        ),
+        ({"path": INFER, "body": {}}, "not a request of this protocol: body.inputs: Field required"),
+        ({"path": INFER, "body": b" " * 70_000}, "too large: at most 65536 bytes"),
+        ({"path": "/v2/models/other", "method": "GET"}, "no such model: loan_approval, version 7"),
+        ({"path": "/v2/nowhere", "method": "GET"}, "Not Found: GET /docs lists what there is"),
+    ]
+
+    async def work(w: World) -> Any:
+        said = [(await w.ask(**how)).json for how, _ in sent]
+        others = [(await w.ask(**how)).json for how in ({"body": {}}, {"path": "/nowhere"}, {"path": "/v1/contract"})]
+        w.state.draining = True
+        return said, others, (await w.ask(INFER, TENSORS)).json
+
+    said, others, last = run(tmp_path, made, work)
+    assert [s["error"] for s in said] == [error for _, error in sent]
+    assert all(s["title"] and s["error"].startswith(s["title"]) for s in said)
+    assert not any("error" in o for o in others)
+    assert last["error"] == "not ready: the server is being shut down"
 
 
 def test_the_description_is_true(tmp_path: Path, made: world.Made) -> None:

@@ -6,22 +6,19 @@ import asyncio
 import errno
 import hashlib
 import os
-import resource
-import signal
+import shutil
 import subprocess
 import sys
 import textwrap
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
-from structlog.testing import capture_logs
 
-from tests.serve.logs import KEYS, SIGNER, disk, record
+from tests.serve.logs import KEYS, SIGNER, disk, no_room, record
 from workflows.errors import BadInput, NotVerified, Temporary
 from workflows.prove import canonical
 from workflows.prove.digest import of_bytes
@@ -39,7 +36,7 @@ def written(top: Path, *batches: int) -> Disk:
     for i, size in enumerate(batches):
         if i:
             log.seal()
-        log.append([record(n + j) for j in range(size)])
+        log.append(*([record(n + j)] for j in range(size)))
         n += size
     return log
 
@@ -209,6 +206,52 @@ def test_a_torn_line_is_cut_and_kept_aside(tmp_path: Path) -> None:
     assert [b.recovered for b in signed] == [False, True, False]
 
 
+def test_a_crash_leaves_no_request_by_halves(tmp_path: Path) -> None:
+    """However far the write of a request of three came: it stands whole, or it does not stand, and nobody was answered."""
+    log = written(tmp_path, 2)
+    path = tmp_path / "log" / "000000000001.jsonl"
+    before, head = path.stat().st_size, log.head
+    shutil.copytree(tmp_path / "log", tmp_path / "before")
+    [heads] = log.append([record(2), record(3), record(4)])
+    log.close()
+    data = path.read_bytes()
+    ends = [i for i in range(before, len(data)) if data[i - 1 : i] == b"\n"]
+    assert len(ends) == 3
+    for end in sorted({*ends, *(e + 1 for e in ends), *(e - 1 for e in ends[1:]), before + 40, len(data) - 1}):
+        shutil.rmtree(tmp_path / "log")
+        shutil.copytree(tmp_path / "before", tmp_path / "log")
+        path.write_bytes(data[:end])
+        again = disk(tmp_path)
+        assert (again.head, again.torn) == (head, end - before)
+        assert not again.torn or path.with_suffix(f".torn-{before}").read_bytes() == data[before:end]
+        assert again.append([record(2), record(3), record(4)]) == [heads]
+        again.close()
+
+
+def test_half_a_request_is_found(tmp_path: Path) -> None:
+    """Whoever has the key may sign lines that follow one another; a request that is not whole is found all the same."""
+    log = disk(tmp_path)
+    log.append([record(0), record(1), record(2)])
+    batch = log.seal()
+    assert batch
+    data = (tmp_path / "log" / "000000000001.jsonl").read_bytes()
+    assert [b'"more":%d,' % n in line for n, line in zip((2, 1), data.splitlines(), strict=False)] == [True, True]
+    assert len(chains.bodies(batch, data)) == 3
+    for mores, message in (
+        ((2, 1), "1 lines of it are missing"),
+        ((2, 0), "line 2 is not the next"),
+        ((1, 2, 0), "line 2 is not the next"),
+    ):
+        head, lines = chains.start(log.chain), b""
+        for n, more in enumerate(mores):
+            line, head = chains.line(record(n)[0], log.chain, head, more)
+            lines += line + b"\n"
+        d = of_bytes(lines)
+        other = replace(batch, last=head.number, head=head.sha256, sha256=d.sha256, md5=d.md5, size=d.size)
+        with pytest.raises(chains.Broken, match=message):
+            chains.bodies(other, lines)
+
+
 @pytest.mark.parametrize("left", [b"", b'{"body":{"id'])
 def test_a_crash_before_the_first_whole_line(tmp_path: Path, left: bytes) -> None:
     disk(tmp_path).close()
@@ -306,19 +349,6 @@ def test_it_takes_no_more_than_it_may(tmp_path: Path) -> None:
     assert (said.records, said.findings) == (3, ())
 
 
-@contextmanager
-def no_room(size: int) -> Iterator[None]:
-    """Files of this process cannot grow beyond `size` bytes, as on a full disk."""
-    before, ignored = resource.getrlimit(resource.RLIMIT_FSIZE), signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
-    try:
-        with capture_logs():  # pytest would have them in a file, too
-            yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
-        signal.signal(signal.SIGXFSZ, ignored)
-
-
 def test_a_full_disk_takes_nothing_by_halves(tmp_path: Path) -> None:
     log = written(tmp_path, 2)
     head, path = log.head, tmp_path / "log" / "000000000001.jsonl"
@@ -402,10 +432,10 @@ def test_many_at_once_share_writes_and_each_knows_its_place(tmp_path: Path) -> N
         calls = 0
         append = log.disk.append
 
-        def counted(records: Any) -> Any:
+        def counted(*requests: Any) -> Any:
             nonlocal calls
             calls += 1
-            return append(records)
+            return append(*requests)
 
         log.disk.append = counted  # type: ignore[method-assign]
         heads = await asyncio.gather(*(log.keep(*record(n)) for n in range(100)))
@@ -483,6 +513,33 @@ def test_what_cannot_be_kept_is_not_answered_and_then_it_goes_on(tmp_path: Path)
     assert run(tmp_path, work).number == 2
 
 
+def test_a_request_is_kept_whole_or_not_at_all(tmp_path: Path) -> None:
+    path = tmp_path / "log" / "000000000001.jsonl"
+
+    async def work(log: DecisionLog) -> Any:
+        await log.keep(*record(0))
+        one = path.stat().st_size
+        with no_room(3 * one), pytest.raises(NotKept):  # there is room for one of them, and a half
+            await log.keep_all([record(1), record(2), record(3)])
+        assert path.stat().st_size == one
+        return await log.keep_all([record(1), record(2), record(3)])
+
+    assert [h.number for h in run(tmp_path, work)] == [2, 3, 4]
+
+
+def test_batched_mode_takes_no_request_by_halves(tmp_path: Path) -> None:
+    async def work(log: DecisionLog) -> Any:
+        await log.keep(*record(0))
+        with pytest.raises(NotKept):
+            await log.keep_all([record(1), record(2), record(3)])
+        assert (log.waiting, log.failures) == (1, 1)
+        await log.keep_all([record(1), record(2)])
+        assert log.waiting == 3
+
+    run(tmp_path, work, strict=False, most_waiting=3)
+    assert disk(tmp_path).head.number == 3
+
+
 def test_whatever_the_disk_raises_the_thread_goes_on(tmp_path: Path) -> None:
     """A panic of a library in another language is no `Exception`."""
 
@@ -492,7 +549,7 @@ def test_whatever_the_disk_raises_the_thread_goes_on(tmp_path: Path) -> None:
     async def work(log: DecisionLog) -> Any:
         append = log.disk.append
 
-        def panics(_: Any) -> Any:
+        def panics(*_: Any) -> Any:
             raise Panic("out of memory")
 
         log.disk.append = panics  # type: ignore[method-assign, assignment]
@@ -524,10 +581,14 @@ def test_batched_mode_keeps_what_a_full_disk_refused(tmp_path: Path) -> None:
         with no_room(10):
             await log.keep(*record(0))
             await until(lambda: not log.well)
+            with pytest.raises(NotKept):  # else a crash could lose whatever was answered meanwhile
+                await log.keep(*record(1))
         await until(lambda: not log.waiting)
+        await log.keep(*record(2))
 
     run(tmp_path, work, strict=False)
-    assert len((tmp_path / "log" / "000000000001.jsonl").read_bytes().splitlines()) == 1
+    lines = (tmp_path / "log" / "000000000001.jsonl").read_bytes().splitlines()
+    assert [canonical.decode(x)["body"]["n"] for x in lines] == [0, 2]
 
 
 WRITER = """
@@ -538,8 +599,8 @@ async def main():
     log = DecisionLog(disk(pathlib.Path(sys.argv[1])), Limits(seal_records=20))
     ticking = asyncio.create_task(log.run())
     async def one(n):
-        head = await log.keep(*record(n))
-        print(head.number, head.sha256, flush=True)
+        for head in await log.keep_all([record(n)] if n % 3 else [record(n), record(n + 1), record(n + 2)]):
+            print(head.number, head.sha256, flush=True)
     for begin in range(0, 10**6, 10):
         await asyncio.gather(*(one(begin + i) for i in range(10)))
 asyncio.run(main())

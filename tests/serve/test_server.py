@@ -6,6 +6,7 @@ import http.client
 import json
 import math
 import os
+import re
 import resource
 import shutil
 import signal
@@ -14,8 +15,10 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
+from contextlib import ExitStack, closing
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -27,7 +30,10 @@ from tests.serve.process import ROOT, Server, serving
 from tests.serve.world import DECLINED, FEATURES
 from workflows.prove import canonical
 from workflows.run.store.local import LocalStore
+from workflows.serve.log import FLUSH
+from workflows.serve.server import MOST_CONNECTIONS
 from workflows.serve.shipping import ship, verify_logs
+from workflows.serve.watch import FEWEST
 
 SENT = {"subject": "somebody", "features": FEATURES}
 
@@ -43,36 +49,68 @@ def logged(store: LocalStore) -> list[Any]:
     return [json.loads(x)["body"] for x in lines]
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Asked:
+    """What four clients were answered before the server was killed: each one's decisions in order, with the time of the answer."""
+
+    answered: list[list[tuple[str, float]]]
+    killed: float
+
+    @property
+    def ids(self) -> set[str]:
+        return {name for own in self.answered for name, _ in own}
+
+
+def killed_while_asked(server: Server) -> Asked:
+    answered: list[list[tuple[str, float]]] = [[] for _ in range(4)]
+
+    def client(n: int) -> None:
+        over = server.connection()
+        try:
+            for i in range(10_000):
+                features = DECLINED if i % 2 else FEATURES
+                status, said = server.ask("/v1/decisions", {"subject": f"{n}-{i}", "features": features}, over)
+                assert status == 200
+                answered[n].append((said["id"], time.monotonic()))
+        except (OSError, http.client.HTTPException, json.JSONDecodeError):
+            pass  # it was killed
+
+    clients = [threading.Thread(target=client, args=(n,)) for n in range(4)]
+    for c in clients:
+        c.start()
+    while sum(map(len, answered)) < 400 and any(c.is_alive() for c in clients):
+        time.sleep(0.01)
+    killed = time.monotonic()
+    server.stop(signal.SIGKILL)
+    for c in clients:
+        c.join()
+    return Asked(answered=answered, killed=killed)
+
+
 def test_kill_9_and_go_on(own: world.Made, tmp_path: Path) -> None:
     """Clients ask all the time; the server is killed; another takes up its log. Every answer is there, exactly once."""
-    answered: list[str] = []
     with serving(tmp_path, own) as server:
-
-        def client(n: int) -> None:
-            over = server.connection()
-            try:
-                for i in range(10_000):
-                    features = DECLINED if i % 2 else FEATURES
-                    status, said = server.ask("/v1/decisions", {"subject": f"{n}-{i}", "features": features}, over)
-                    assert status == 200
-                    answered.append(said["id"])
-            except (OSError, http.client.HTTPException, json.JSONDecodeError):
-                pass  # it was killed
-
-        clients = [threading.Thread(target=client, args=(n,)) for n in range(4)]
-        for c in clients:
-            c.start()
-        while len(answered) < 400 and any(c.is_alive() for c in clients):
-            time.sleep(0.01)
-        server.stop(signal.SIGKILL)
-        for c in clients:
-            c.join()
+        asked = killed_while_asked(server)
     with serving(tmp_path, own) as second:
         assert second.ask("/v1/decisions", SENT)[0] == 200
         assert second.stop() == 0
     ids = [r["id"] for r in logged(own.store)]
     assert len(set(ids)) == len(ids) > 400
-    assert set(answered) <= set(ids)
+    assert asked.ids <= set(ids)
+
+
+def test_kill_9_in_batched_mode_loses_the_last_moment_at_most(own: world.Made, tmp_path: Path) -> None:
+    """What was answered up to `FLUSH` seconds before, and the time that a write takes, is there; of the rest, the last is lost first."""
+    with serving(tmp_path, own, COUNTERSIGN_LOG_MODE="batched") as server:
+        asked = killed_while_asked(server)
+    with serving(tmp_path, own, COUNTERSIGN_LOG_MODE="batched") as second:
+        assert second.stop() == 0
+    ids = {r["id"] for r in logged(own.store)}
+    a_write = 1.0  # seconds, on a machine that does much else
+    for one in asked.answered:
+        kept = [name in ids for name, _ in one]
+        assert kept == sorted(kept, reverse=True), "a hole before the end"
+        assert all(asked.killed - at < FLUSH + a_write for (_, at), there in zip(one, kept, strict=True) if not there)
 
 
 def test_told_to_go_it_finishes_what_goes_on(own: world.Made, tmp_path: Path) -> None:
@@ -189,6 +227,25 @@ def test_slow_ones_do_not_keep_others_waiting(own: world.Made, tmp_path: Path) -
         assert not any('status="5' in k for k in requests)
 
 
+def test_with_all_connections_taken_it_is_alive(own: world.Made, tmp_path: Path) -> None:
+    """More are sent away at once; probes are answered all the same, and everybody once there is room."""
+    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    with serving(tmp_path, own) as server, ExitStack() as held:
+
+        def status(path: str, body: Any = None) -> int:
+            with closing(server.connection()) as over:
+                over.request("POST" if body else "GET", path, json.dumps(body), {"content-type": "application/json"})
+                return over.getresponse().status
+
+        for _ in range(MOST_CONNECTIONS):
+            held.enter_context(socket.create_connection(("127.0.0.1", server.port)))
+        assert [status("/v2/health/live"), status("/v2/health/ready?why")] == [200, 200]
+        assert status("/v1/decisions", SENT) == 503
+        held.close()
+        eventually(lambda: status("/v1/decisions", SENT) == 200)
+
+
 def test_what_does_not_verify_is_not_served(own: world.Made, tmp_path: Path) -> None:
     """One byte of the model is changed: alive, not ready, and the reason is said; mended, the same process serves."""
     path = own.store._address(own.items["model"].md5)
@@ -236,6 +293,81 @@ def test_a_decision_is_replayed_on_the_command_line(own: world.Made, tmp_path: P
     assert (code, said["environments"]["prod"][0]["records"]) == (0, 1)
     code, said = asked("decisions", "--env", "prod", "--noted", f"{chain}={'0' * 64}")
     assert code == 4
+
+
+TABLE = re.compile(r"^\| (`countersign_.*`) \| .*\|$", re.MULTILINE)
+NAME = re.compile(r"`(?:countersign)?(_[a-z_]+)(?:\{([a-z,]+)\})?`")
+SERIES = re.compile(r"(\w+?)(?:_bucket|_count|_sum|_created)?(?:\{(.*)\})?")
+
+
+def promised() -> dict[str, set[str]]:
+    """Metric -> labels, as docs/serving.md has them."""
+    text = (ROOT / "docs/serving.md").read_text()
+    return {f"countersign{n}": set(filter(None, labels.split(","))) for cell in TABLE.findall(text) for n, labels in NAME.findall(cell)}
+
+
+def measured(metrics: Mapping[str, float]) -> dict[str, set[str]]:
+    found: dict[str, set[str]] = {}
+    for series in metrics:
+        match = SERIES.fullmatch(series)
+        assert match, series
+        found.setdefault(match[1], set()).update(re.findall(r'(\w+)="', match[2] or ""))
+    return {name: labels - {"le"} for name, labels in found.items()}
+
+
+def test_every_metric_that_is_promised_moves(own: world.Made, tmp_path: Path) -> None:
+    """A real server, decisions with a shadow that is stricter, a refusal, a disk without room, a store that is away; scraped throughout."""
+    stricter = world.make(own.store.documents, training={"threshold": 0.95}, run="stricter-0123456789ab")
+    variants = (own.variant(), stricter.variant("challenger", 0.0, shadow=True))
+    with serving(tmp_path, own, *variants, COUNTERSIGN_LOG_MODE="batched") as server, closing(server.connection()) as over:
+        first = server.metrics()
+        for i in range(FEWEST):
+            body = {"subject": "x", "features": DECLINED if i % 10 == 0 else FEATURES, "groups": {"race": "black"}}
+            assert server.ask("/v1/decisions", body, over)[0] == 200
+        assert server.ask("/v1/decisions", {**SENT, "features": {**FEATURES, "income": 99}}, over)[0] == 422
+        said = server.metrics()
+        assert {n: labels for n, labels in measured(said).items() if n in promised()} == promised()
+        for series, value in {
+            'requests_total{route="/v1/decisions",status="200"}': 100,
+            'requests_total{route="/v1/decisions",status="422"}': 1,
+            'request_seconds_count{route="/v1/decisions"}': 101,
+            "in_flight": 0,
+            'refused_applications_total{what="out of range"}': 1,
+            'decisions_total{decision="approved",shadow="false",variant="champion"}': 90,
+            'decisions_total{decision="declined",shadow="false",variant="champion"}': 10,
+            'decisions_total{decision="declined",shadow="true",variant="challenger"}': 100,
+            'score_count{shadow="false",variant="champion"}': 100,
+            'score_count{shadow="true",variant="challenger"}': 100,
+            'group_decisions_total{attribute="race",decision="approved",group="black",shadow="false",variant="champion"}': 90,
+            'shadow_disagreements_total{variant="challenger"}': 90,
+            "ready": 1,
+            f'release{{environment="prod",model="{own.model}",sequence="7",variant="champion"}}': 1,
+        }.items():
+            assert said[f"countersign_{series}"] == value, series
+        assert said['countersign_request_seconds_sum{route="/v1/decisions"}'] > 0
+        assert said['countersign_psi{feature="debt",variant="champion"}'] > 0.25
+        assert first['countersign_shadow_disagreements_total{variant="challenger"}'] == 0
+
+        def now(name: str) -> float:
+            return sum(v for k, v in server.metrics().items() if k.partition("{")[0] == f"countersign_{name}")
+
+        away = own.store.documents.with_name("away")
+        own.store.documents.rename(away)
+        own.store.documents.write_text("no folder, so nothing can be put into it")
+        eventually(lambda: now("log_unsent_batches") == 1)
+        assert (now("log_records"), now("log_unsigned_records"), now("log_waiting_records"), now("log_failures")) == (100, 0, 0, 0)
+        sent = now("log_sent_timestamp_seconds")
+        resource.prlimit(server.process.pid, resource.RLIMIT_FSIZE, (10, resource.RLIM_INFINITY))
+        assert server.ask("/v1/decisions", SENT)[0] == 200
+        eventually(lambda: now("log_waiting_records") == 1 and now("ready") == 0)
+        assert now("log_failures") >= 1
+        resource.prlimit(server.process.pid, resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+        eventually(lambda: now("log_unsigned_records") == 1 and now("ready") == 1)
+        assert (now("log_waiting_records"), now("log_records"), now("log_sent_timestamp_seconds")) == (0, 101, sent)
+        own.store.documents.unlink()
+        away.rename(own.store.documents)
+        eventually(lambda: now("log_unsent_batches") == 0 and now("log_unsigned_records") == 0)
+        eventually(lambda: now("log_sent_timestamp_seconds") > sent)
 
 
 def test_an_answer_that_the_model_would_not_give_again_is_told(own: world.Made, made: world.Made, tmp_path: Path) -> None:

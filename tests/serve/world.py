@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -52,16 +53,17 @@ def release(*variants: dict[str, Any], **how: Any) -> bytes:
     return json.dumps(said | how).encode()
 
 
-def artifacts(**how: Any) -> dict[str, tuple[Kind, Any]]:
+def artifacts(contract: Mapping[str, Any] | None = None, **how: Any) -> dict[str, tuple[Kind, Any]]:
+    """What a run makes. `contract` changes that step's parameters, everything else those of the training."""
     made = trained(**how)
     # `gap` may be missing; no ratio ties features that were drawn apart.
-    params = ContractParams.model_validate({**PARAMS, "ratios": []}, strict=False)
-    contract = describe(model=made.model, decision_rule=made.decision_rule, train_rows=ROWS, params=params).contract
+    params = ContractParams.model_validate({**PARAMS, "ratios": [], **(contract or {})}, strict=False)
+    described = describe(model=made.model, decision_rule=made.decision_rule, train_rows=ROWS, params=params).contract
     reference = sketch(train_rows=ROWS, oof=made.oof, params=SketchParams(points=1000)).reference
     return {
         "model": (Kind.MODEL, made.model),
         "decision_rule": (Kind.REPORT, made.decision_rule),
-        "contract": (Kind.REPORT, contract),
+        "contract": (Kind.REPORT, described),
         "reference": (Kind.TABLE, reference),
     }
 

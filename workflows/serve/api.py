@@ -2,25 +2,28 @@
 
 from __future__ import annotations
 
-import asyncio
 from typing import Any
 
 from fastapi import FastAPI
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import JSONResponse, Response
+from fastapi.responses import HTMLResponse, JSONResponse, Response
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 
-from workflows.serve import openapi, protocol
+from workflows.serve import openapi, page, protocol
 from workflows.serve.contract import BadApplication
 from workflows.serve.decide import Undecidable
 from workflows.serve.front import DECISIONS, Refused, State, internal_error, trace_in
 from workflows.serve.log import NotKept
-from workflows.serve.openapi import refusals
+from workflows.serve.openapi import WITH_ERROR, refusals
 from workflows.serve.protocol import Inference
 from workflows.serve.service import Service
 
 VERSION = "1"
+MODEL = "/v2/models/{name}"
+VERSIONED = f"{MODEL}/versions/{{version}}"
+UNREADY: dict[int | str, dict[str, Any]] = {503: {"description": "No decision is taken; `why` says what is the matter"}}
+INFER = (f"{MODEL}/infer", f"{VERSIONED}/infer")
 
 
 def make(state: State) -> FastAPI:
@@ -29,6 +32,8 @@ def make(state: State) -> FastAPI:
         title="Countersign model server",
         version=VERSION,
         description="Decisions with reasons, each in a log that can be verified.",
+        docs_url=None,  # the framework's own pages load their scripts from elsewhere
+        redoc_url=None,
         # The framework's own telemetry tells of queries and exceptions, which may quote an application.
         telemetry={"tracing": False, "metrics": False, "logs": False, "auto_configure": False},
     )
@@ -39,7 +44,7 @@ def make(state: State) -> FastAPI:
 
     @app.get("/v1/contract", summary="What may be asked, with units and bounds", responses=refusals("503"))
     async def contract() -> dict[str, Any]:
-        return dict(next(iter(_service(state).served.values())).report)
+        return dict(_service(state).report)
 
     return app
 
@@ -56,37 +61,42 @@ def _describe(app: FastAPI, state: State) -> None:
 
     def described() -> dict[str, Any]:
         app.openapi_schema = None
-        served = next(iter(state.service.served.values())) if state.service else None
+        contract = state.service.contract if state.service else None
         schema = own()
-        schema["paths"] = {DECISIONS: openapi.decisions(served.model.contract if served else None), **schema["paths"]}
+        schema["paths"] = {DECISIONS: openapi.decisions(contract), **schema["paths"]}
+        openapi.complete(schema, contract, INFER)
         return schema
 
     app.openapi = described  # type: ignore[method-assign]  # as FastAPI's own documentation does it
 
+    @app.get("/docs", include_in_schema=False)
+    async def docs() -> HTMLResponse:
+        return HTMLResponse(page.render(described()))
+
 
 def _refusals(app: FastAPI) -> None:
-    def problem(refused: Refused) -> Response:
+    def problem(request: Request, refused: Refused) -> Response:
         headers = {"retry-after": str(refused.retry)} if refused.retry is not None else None
-        return Response(refused.body, refused.status, headers, "application/problem+json")
+        return Response(refused.body(request.scope["path"]), refused.status, headers, "application/problem+json")
 
     @app.exception_handler(Refused)
-    async def refused(_request: Request, error: Refused) -> Response:
-        return problem(error)
+    async def refused(request: Request, error: Refused) -> Response:
+        return problem(request, error)
 
     @app.exception_handler(HTTPException)
-    async def no_route(_request: Request, error: HTTPException) -> Response:
-        return problem(Refused(error.status_code, str(error.detail), "GET /docs lists what there is"))
+    async def no_route(request: Request, error: HTTPException) -> Response:
+        return problem(request, Refused(error.status_code, str(error.detail), "GET /docs lists what there is"))
 
     @app.exception_handler(Exception)
-    async def failed(_request: Request, _error: Exception) -> Response:
-        return problem(internal_error())
+    async def failed(request: Request, _error: Exception) -> Response:
+        return problem(request, internal_error())
 
     @app.exception_handler(RequestValidationError)
-    async def invalid(_request: Request, error: RequestValidationError) -> Response:
+    async def invalid(request: Request, error: RequestValidationError) -> Response:
         problems = [
             {"where": ".".join(map(str, e["loc"]))[:200], "what": e["msg"], "expected": "", "got": ""} for e in error.errors()[:100]
         ]
-        return problem(Refused(422, "not a request of this protocol", "see problems", problems=problems))
+        return problem(request, Refused(422, "not a request of this protocol", "see problems", problems=problems))
 
 
 def _health(app: FastAPI, state: State) -> None:
@@ -94,7 +104,7 @@ def _health(app: FastAPI, state: State) -> None:
     async def live() -> dict[str, bool]:
         return {"live": True}
 
-    @app.get("/v2/health/ready", summary="Decisions are taken; else why not")
+    @app.get("/v2/health/ready", summary="Decisions are taken; else why not", responses=UNREADY)
     async def ready() -> JSONResponse:
         why = state.problems
         return JSONResponse({"ready": not why, **({"why": why} if why else {})}, 503 if why else 200)
@@ -111,25 +121,24 @@ def _models(app: FastAPI, state: State) -> None:
             raise Refused(404, "no such model", f"{service.release.pipeline}, version {service.release.sequence}")
         return service
 
-    known_ones = refusals("404", "422", "503")
-    asked_ones = refusals("400", "404", "408", "413", "415", "422", "503")
+    known_ones = refusals("404", "422", "503", schema=WITH_ERROR)
+    asked_ones = refusals("400", "404", "408", "413", "415", "422", "503", schema=WITH_ERROR)
 
-    @app.get("/v2/models/{name}", summary="Tensors of a model", responses=known_ones)
-    @app.get("/v2/models/{name}/versions/{version}", summary="Tensors of a model", responses=known_ones)
+    @app.get(MODEL, summary="Tensors of a model", responses=known_ones)
+    @app.get(VERSIONED, summary="Tensors of a model", responses=known_ones)
     async def model(name: str, version: str | None = None) -> dict[str, Any]:
         service = known(name, version)
-        contract = next(iter(service.served.values())).model.contract
-        return protocol.metadata(name, [str(service.release.sequence)], contract)
+        return protocol.metadata(name, [str(service.release.sequence)], service.contract)
 
-    @app.get("/v2/models/{name}/ready", summary="A model decides", responses=known_ones)
-    @app.get("/v2/models/{name}/versions/{version}/ready", summary="A model decides", responses=known_ones)
+    @app.get(f"{MODEL}/ready", summary="A model decides", responses=known_ones)
+    @app.get(f"{VERSIONED}/ready", summary="A model decides", responses=known_ones)
     async def ready(name: str, version: str | None = None) -> JSONResponse:
         known(name, version)
         why = state.problems
         return JSONResponse({"ready": not why}, 503 if why else 200)
 
-    @app.post("/v2/models/{name}/infer", summary="Decide on a row of tensors each", responses=asked_ones)
-    @app.post("/v2/models/{name}/versions/{version}/infer", summary="Decide on a row of tensors each", responses=asked_ones)
+    @app.post(INFER[0], summary="Decide on a row of tensors each", responses=asked_ones)
+    @app.post(INFER[1], summary="Decide on a row of tensors each", responses=asked_ones)
     async def infer(request: Request, name: str, asked: Inference, version: str | None = None) -> JSONResponse:
         service = known(name, version)
         if state.draining:
@@ -139,17 +148,13 @@ def _models(app: FastAPI, state: State) -> None:
 
 
 async def _decided(service: Service, asked: Inference, trace: str | None) -> list[Any]:
-    """All rows, or none: each is checked before any is decided."""
-    contract = next(iter(service.served.values())).model.contract
+    """All rows, or none."""
     try:
-        rows = protocol.applications(asked, contract)
-        for row in rows:
-            contract.check(row)
-        return await asyncio.gather(*(service.decide(row, trace) for row in rows))
+        return await service.decide_all(protocol.applications(asked, service.contract), trace)
     except BadApplication as error:
         service.metrics.problems.labels(error.problems[0].what).inc()
         raise Refused(422, "the request cannot be decided", "see problems", problems=[p.to_json() for p in error.problems]) from None
     except NotKept:
-        raise Refused(503, "not decided", "the decision log cannot be written", retry=1) from None
+        raise Refused(503, "not decided", "the decision log cannot be written; nothing was decided", retry=1) from None
     except Undecidable as error:
         raise Refused(500, "no decision", str(error)) from None

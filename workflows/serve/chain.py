@@ -22,7 +22,8 @@ BATCH = "urn:countersign:decisions:v1"
 CHAIN = re.compile(r"[0-9a-f]{12}")
 MD5 = re.compile(r"[0-9a-f]{32}")
 LINE = re.compile(
-    rb'\{"body":(?P<body>\{.*\}),"chain":"(?P<chain>[0-9a-f]{12})","number":(?P<number>[0-9]+),"previous":"(?P<previous>[0-9a-f]{64})"\}'
+    rb'\{"body":(?P<body>\{.*\}),"chain":"(?P<chain>[0-9a-f]{12})",(?:"more":(?P<more>[1-9][0-9]*),)?'
+    rb'"number":(?P<number>[0-9]+),"previous":"(?P<previous>[0-9a-f]{64})"\}'
 )
 
 
@@ -47,15 +48,20 @@ def start(chain: str) -> Head:
     return Head(number=0, sha256=digest.tagged("decision-log", chain))
 
 
-def line(body: bytes, chain: str, head: Head) -> tuple[bytes, Head]:
-    """The next line, without its line feed, and where the chain then stands. `body` is canonical JSON; so is the line."""
+def line(body: bytes, chain: str, head: Head, more: int = 0) -> tuple[bytes, Head]:
+    """The next line, without its line feed, and where the chain then stands. `body` is canonical JSON; so is the line.
+
+    `more` is how many lines of the same request follow: they stand together, or none of them does.
+    """
     number = head.number + 1
-    data = b'{"body":%b,"chain":"%b","number":%d,"previous":"%b"}' % (body, chain.encode(), number, head.sha256.encode())
+    rest = b'"more":%d,' % more if more else b""
+    data = b'{"body":%b,"chain":"%b",%b"number":%d,"previous":"%b"}' % (body, chain.encode(), rest, number, head.sha256.encode())
     return data, Head(number=number, sha256=hashlib.sha256(data).hexdigest())
 
 
 def follow(lines: Sequence[bytes], chain: str, head: Head) -> Iterator[tuple[bytes, Head]]:
-    """Each line's body, and where the chain stands after it; `Broken` at the first that does not follow."""
+    """Each line's body, and where the chain stands after it; `Broken` at the first that does not follow, or is of half a request."""
+    more = 0
     for data in lines:
         found = LINE.fullmatch(data)
         number = head.number + 1
@@ -65,8 +71,25 @@ def follow(lines: Sequence[bytes], chain: str, head: Head) -> Iterator[tuple[byt
             raise Broken(f"line {number} of {chain} is missing: in its place is {int(found['number'])} of {found['chain'].decode()}")
         if found["previous"].decode() != head.sha256:
             raise Broken(f"line {number} does not follow line {head.number}: one of them was changed")
+        before, more = more, int(found["more"] or 0)
+        if before and more != before - 1:
+            raise Broken(f"line {number} is not the next of the request that line {head.number} is of")
         head = Head(number=number, sha256=hashlib.sha256(data).hexdigest())
         yield found["body"], head
+    if more:
+        raise Broken(f"its last request is not whole: {more} lines of it are missing")
+
+
+def whole(data: bytes) -> bytes:
+    """The lines of requests that are whole. A crash may have left half a line after them, or some lines of a request of several."""
+    end = data.rfind(b"\n") + 1
+    while end:
+        begin = data.rfind(b"\n", 0, end - 1) + 1
+        last = LINE.fullmatch(data, begin, end - 1)
+        if last is None or not last["more"]:
+            break
+        end = begin
+    return data[:end]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any, TypeGuard
 
 FORMAT = "urn:countersign:contract:v1"
@@ -224,6 +224,35 @@ def read(report: Mapping[str, Any]) -> Contract:
         )
     except (KeyError, TypeError, AttributeError) as error:
         raise NotAContract(f"not a contract: {type(error).__name__}: {error}") from None
+
+
+def differences(one: Contract, other: Contract) -> Iterator[tuple[str, str, str]]:
+    """Where they differ: the field, and what each of the two says."""
+    names = [tuple(f.name for f in c.features) for c in (one, other)]
+    if names[0] != names[1]:
+        yield "features", *(", ".join(n) for n in names)
+    else:
+        for a, b in zip(one.features, other.features, strict=True):
+            yield from _fields(a, b, f"features.{a.name}.")
+    yield from _fields(one, other, "", but=("features", "names"))
+
+
+def _fields(one: Any, other: Any, where: str, but: tuple[str, ...] = ()) -> Iterator[tuple[str, str, str]]:
+    for name in (f.name for f in fields(one) if f.name not in but):
+        a, b = getattr(one, name), getattr(other, name)
+        if a != b:
+            yield f"{where}{name}", _words(a), _words(b)
+
+
+def _words(value: object) -> str:
+    """A value of a contract; sets in order."""
+    if isinstance(value, frozenset):
+        return ", ".join(map(str, sorted(value))) or "none"
+    if isinstance(value, Mapping):
+        return "; ".join(f"{k}: {_words(v)}" for k, v in sorted(value.items())) or "none"
+    if isinstance(value, tuple):
+        return ", ".join(map(str, value)) or "none"
+    return str(value)
 
 
 def _feature(f: Mapping[str, Any]) -> Feature:

@@ -6,7 +6,7 @@
 | `000000000001.jsonl` | lines, named by the number of the first |
 | `000000000001.batch` | the signed statement about that file; without one, it is being written |
 | `000000000001.sent` | empty: file and statement are in the store |
-| `000000000001.torn-<offset>` | what a crash left of lines that nobody was answered for |
+| `000000000001.torn-<offset>` | what a crash left of requests that nobody was answered for |
 
 One process at a time; its methods are called by one thread at a time.
 """
@@ -34,6 +34,8 @@ LINES, SIGNED, SENT = ".jsonl", ".batch", ".sent"
 NEVER = 2**44  # milliseconds since 1970, later than any decision
 PROBE = 64 * 1024  # bytes that must find room before a full disk counts as mended
 MOST_SENT = 200  # batches in the store that also stay here: each takes blocks of the disk and time at every look, however small
+Records = Sequence[tuple[bytes, int]]
+"""Of one request: the body of each decision's record, canonical JSON, and its time in milliseconds since 1970."""
 ASIDE = "keep the folder for whoever looks into it, and start with an empty one: that begins a new chain"
 
 
@@ -71,7 +73,7 @@ class Disk:
         self._before: str | None = None
         self.head = chains.start(self.chain)
         self.torn = 0
-        """Bytes of unfinished lines that the last crash left."""
+        """Bytes of unfinished requests that the last crash left."""
         self._settled()
         self._begin()
         self._recover()
@@ -82,21 +84,25 @@ class Disk:
         """Lines that no statement covers yet."""
         return self.head.number - self._first + 1
 
-    def append(self, records: Sequence[tuple[bytes, int]]) -> list[Head]:
-        """Add a line for each body and its decision's time, all durable on return, and say where each stands.
+    def append(self, *requests: Records) -> list[list[Head]]:
+        """Add a line for each record of each request, all durable on return, and say where each stands.
 
-        On an OSError none of them stands, and the next call may work.
+        On an OSError none of them stands, and the next call may work. A crash leaves no request by halves.
         """
-        data, heads, head = bytearray(), [], self.head
-        for body, _ in records:
-            text, head = chains.line(body, self.chain, head)
-            heads.append(head)
-            data += text + b"\n"
+        data, found, head = bytearray(), [], self.head
+        for records in requests:
+            heads, more = [], len(records)
+            for body, _ in records:
+                more -= 1
+                text, head = chains.line(body, self.chain, head, more)
+                heads.append(head)
+                data += text + b"\n"
+            found.append(heads)
         self._find_room(len(data))
         self._write(data)
         self._taken += len(data)
-        self._count(data, head, [at for _, at in records])
-        return heads
+        self._count(data, head, [at for records in requests for _, at in records])
+        return found
 
     def seal(self, *, recovered: bool = False) -> Batch | None:
         """Sign what was written since the last time; None where that is nothing."""
@@ -212,7 +218,7 @@ class Disk:
             self._before, self.head = opened.sha256, Head(number=b.last, sha256=b.head)
 
     def _recover(self) -> None:
-        """Take up the file that was being written: whole lines stay and are signed; what has no end nobody was answered for."""
+        """Take up the file that was being written: whole requests stay and are signed; what has no end nobody was answered for."""
         path = self.folder / f"{self._first:012d}{LINES}"
         for lines in sorted(self.folder.glob(f"*{LINES}")):
             if lines != path and not lines.with_suffix(SIGNED).exists():
@@ -220,7 +226,7 @@ class Disk:
                     raise NotVerified(Problem(what="lines that no batch leads to", where=str(lines)), hint=ASIDE)
                 lines.unlink()
         data = path.read_bytes()
-        whole = data[: data.rfind(b"\n") + 1]
+        whole = chains.whole(data)
         if torn := data[len(whole) :]:
             self.torn = len(torn)
             files.write(path.with_suffix(f".torn-{len(whole)}"), torn)

@@ -28,8 +28,11 @@ Send = Callable[[Message], Awaitable[None]]
 App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 DECISIONS = "/v1/decisions"
+INFERENCE = "/v2"
+"""What the paths of the Open Inference Protocol begin with."""
 ARRIVED = "countersign.arrived"
 """Where a request's scope says when its last byte was there."""
+LATE = "should the decision log hold a decision all the same, nobody was given it"
 HEALTH = ("/v2/health/live", "/v2/health/ready")
 TRACEPARENT = re.compile(rb"00-(?P<trace>[0-9a-f]{32})-(?P<span>[0-9a-f]{16})-(?P<flags>[0-9a-f]{2})")
 JSON = re.compile(rb"application/json *(; *charset=\"?utf-8\"?)?", re.IGNORECASE)
@@ -57,11 +60,15 @@ class Refused(Exception):
         self.status, self.title, self.detail, self.problems, self.retry = status, title, detail, problems, retry
         super().__init__(title)
 
-    @property
-    def body(self) -> bytes:
-        """A problem as RFC 9457 has it."""
+    def body(self, path: str) -> bytes:
+        """A problem as RFC 9457 has it; on paths of the Open Inference Protocol with its `error`, all in one text."""
         said: dict[str, Any] = {"type": "about:blank", "title": self.title, "status": self.status, "detail": self.detail}
-        return json.dumps(said | ({"problems": self.problems} if self.problems is not None else {})).encode()
+        if self.problems is not None:
+            said["problems"] = self.problems
+        if path.startswith(INFERENCE):
+            whats = [f"{p['where']}: {p['what']}" for p in self.problems or ()]
+            said["error"] = f"{self.title}: {'; '.join(whats) or self.detail}"
+        return json.dumps(said).encode()
 
 
 def trace_in(headers: Iterable[tuple[bytes, bytes]]) -> str | None:
@@ -117,12 +124,14 @@ class Front:
                 status = await self._other(scope, receive, send)
         except Refused as refused:
             status = refused.status
-            await reply(send, status, refused.body, retry=refused.retry, problem=True, closing=self.state.draining or status in {408, 413})
+            await reply(
+                send, status, refused.body(path), retry=refused.retry, problem=True, closing=self.state.draining or status in {408, 413}
+            )
         except Gone:
             status = 499  # as nginx calls it: nobody is there to be answered
         except Exception:
             log.exception("a request failed", route=route)
-            await reply(send, 500, internal_error().body, problem=True)
+            await reply(send, 500, internal_error().body(path), problem=True)
         finally:
             self._measured(route, status, scope.get(ARRIVED))
 
@@ -168,9 +177,7 @@ class Front:
         except NotKept:
             raise Refused(503, "not decided", "the decision log cannot be written; nothing was decided", retry=1) from None
         except TimeoutError:
-            raise Refused(
-                503, "not decided in time", "the decision log is slow; should it hold a decision all the same, nobody was given it", retry=1
-            ) from None
+            raise Refused(503, "not decided in time", f"the decision log is slow; {LATE}", retry=1) from None
         return json.dumps(answer.to_json()).encode()
 
     def _headers(self, scope: Scope) -> None:
@@ -216,7 +223,7 @@ class Front:
         except Exception as error:
             if not status:
                 if isinstance(error, TimeoutError):
-                    raise Refused(503, "not answered in time", "try again", retry=1) from None
+                    raise Refused(503, "not answered in time", f"try again; {LATE}", retry=1) from None
                 raise
             log.exception("a request failed", route="other")  # its answer has begun, and there is no second one
         return status

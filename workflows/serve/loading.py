@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import re
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -61,9 +61,25 @@ class _OnlyServed(StoreReader):
 
 
 def load(release: Release, store: Store, keys: Keyring) -> list[Served]:
-    """Every variant of a release, in its order. `NotVerified` lists all that speaks against one, and then none is served."""
+    """Every variant of a release, in its order.
+
+    `NotVerified`, or `BadInput` for variants that do not go together, lists all that
+    speaks against one, and then none is served.
+    """
     serves = roles(release.pipeline)
-    return [load_one(release.pipeline, v, serves, store, keys) for v in release.variants]
+    served = [load_one(release.pipeline, v, serves, store, keys) for v in release.variants]
+    if problems := list(_apart([s for s in served if not s.variant.shadow])):
+        raise BadInput(*problems, hint="variants with other contracts cannot share the answers: release one alone, or as a shadow")
+    return served
+
+
+def _apart(answering: Sequence[Served]) -> Iterator[Problem]:
+    """Callers know one contract. What they may ask, and in which words they are answered, must not depend on who is asked about."""
+    first, *others = answering
+    for s in others:
+        for field, expected, got in contracts.differences(first.model.contract, s.model.contract):
+            what = f"another contract than variant {first.variant.name} has: {field}"
+            yield Problem(what=what, where=f"variant {s.variant.name}, {s.variant.run}", expected=expected, got=got)
 
 
 def roles(pipeline: str) -> Serves:

@@ -1,7 +1,8 @@
 """Decisions into the log while requests come in: one write and one sync for all that wait, and answers only after it.
 
 In strict mode a decision is durable before its answer leaves. In batched mode answers do not wait; what waits is bounded,
-and what a crash can lose is what was decided within `FLUSH` seconds.
+and what a crash can lose is what was decided within `FLUSH` seconds, and while the last write went on. Neither takes more while
+the disk takes nothing.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from threading import Thread
 from workflows.errors import Temporary
 from workflows.run.logs import structlog
 from workflows.serve.chain import Head
-from workflows.serve.disk import Disk
+from workflows.serve.disk import Disk, Records
 
 FLUSH = 0.1  # seconds between two writes in batched mode
 TICK = 0.5
@@ -42,9 +43,8 @@ class Limits:
 
 @dataclass(kw_only=True, slots=True)
 class _Waiting:
-    body: bytes
-    at: int
-    told: asyncio.Future[Head] | None
+    records: Records
+    told: asyncio.Future[list[Head]] | None
 
 
 Then = Callable[[object, BaseException | None], None]
@@ -65,6 +65,8 @@ class DecisionLog:
         self.failures = 0
         self.well = True
         """False while the disk takes nothing."""
+        self.waiting = 0
+        """Decisions that are not on the disk yet."""
         self._waiting: list[_Waiting] = []
         self._turns: deque[tuple[Callable[[], object], Then]] = deque()
         self._busy = self._due = False
@@ -75,19 +77,20 @@ class DecisionLog:
         self._idle = asyncio.Event()
         self._idle.set()
 
-    @property
-    def waiting(self) -> int:
-        """Decisions that are not on the disk yet."""
-        return len(self._waiting)
-
     async def keep(self, body: bytes, at: int) -> Head | None:
         """Keep a record; where it stands, in strict mode. `NotKept` where it is not to be had."""
+        heads = await self.keep_all([(body, at)])
+        return heads[0] if heads else None
+
+    async def keep_all(self, records: Records) -> list[Head] | None:
+        """Keep the records of one request, all of them or none; where they stand, in strict mode. `NotKept` where that is not to be had."""
         loop = asyncio.get_running_loop()
         told = loop.create_future() if self.limits.strict else None
-        if told is None and len(self._waiting) >= self.limits.most_waiting:
+        if told is None and (not self.well or self.waiting + len(records) > self.limits.most_waiting):
             self.failures += 1
-            raise NotKept(f"{len(self._waiting)} decisions wait to be written")
-        self._waiting.append(_Waiting(body=body, at=at, told=told))
+            raise NotKept(f"{self.waiting} decisions wait to be written")
+        self._waiting.append(_Waiting(records=records, told=told))
+        self.waiting += len(records)
         if not self._due:
             self._due = True
             # Not at once: requests that are read in the same turn of the loop share the write.
@@ -105,8 +108,8 @@ class DecisionLog:
         if self._turns:
             self._work(*self._turns.popleft())
         elif self._waiting and not self._due:
-            taken, self._waiting = self._waiting, []
-            self._work(lambda: self.disk.append([(w.body, w.at) for w in taken]), lambda heads, error: self._written(taken, heads, error))
+            taken, self._waiting, self.waiting = self._waiting, [], 0
+            self._work(lambda: self.disk.append(*(w.records for w in taken)), lambda heads, error: self._written(taken, heads, error))
 
     def _work(self, do: Callable[[], object], then: Then) -> None:
         """One thing in the thread; afterwards, what has come up meanwhile."""
@@ -137,7 +140,7 @@ class DecisionLog:
     def _written(self, taken: list[_Waiting], heads: object, error: BaseException | None) -> None:
         if error is None:
             self.well = True
-            for w, head in zip(taken, heads, strict=True):  # type: ignore[call-overload]  # a list of heads
+            for w, head in zip(taken, heads, strict=True):  # type: ignore[call-overload]  # a list of heads each
                 if w.told and not w.told.done():
                     w.told.set_result(head)
             return
@@ -146,6 +149,7 @@ class DecisionLog:
                 w.told.set_exception(NotKept(f"the decision log cannot be written: {error}"))
         if not self.limits.strict:
             self._waiting = [*taken, *self._waiting]
+            self.waiting += sum(len(w.records) for w in taken)
             self._due = True
             asyncio.get_running_loop().call_later(TICK, self._next)
         self._failed(error)

@@ -1,12 +1,15 @@
-"""The OpenAPI description of decisions, from the contract that is served: every feature with its unit, bounds and an example."""
+"""The OpenAPI description of what decides, from the contract that is served: every feature with its unit, bounds and an example."""
 
 from __future__ import annotations
 
+import json
+from collections.abc import Iterable
 from typing import Any
 
 from workflows.serve.contract import LONGEST_SUBJECT, Contract, Feature
+from workflows.serve.protocol import OUTPUTS
 
-PROBLEM = {
+PROBLEM: dict[str, Any] = {
     "type": "object",
     "required": ["type", "title", "status", "detail"],
     "properties": {
@@ -20,6 +23,13 @@ PROBLEM = {
         },
     },
 }
+WITH_ERROR = PROBLEM | {
+    "required": [*PROBLEM["required"], "error"],
+    "properties": PROBLEM["properties"]
+    | {"error": {"type": "string", "description": "All of it in one text, for clients of this protocol"}},
+}
+"""On paths of the Open Inference Protocol."""
+PARAMETERS = {"name": "The pipeline, such as loan_approval", "version": "The release's number"}
 REFUSALS = {
     "400": "Malformed JSON",
     "404": "No such model, or not in this version",
@@ -31,9 +41,9 @@ REFUSALS = {
 }
 
 
-def refusals(*statuses: str) -> dict[int | str, dict[str, Any]]:
+def refusals(*statuses: str, schema: dict[str, Any] = PROBLEM) -> dict[int | str, dict[str, Any]]:
     """How requests are sent away, by status."""
-    return {s: {"description": REFUSALS[s], "content": {"application/problem+json": {"schema": PROBLEM}}} for s in statuses}
+    return {s: {"description": REFUSALS[s], "content": {"application/problem+json": {"schema": schema}}} for s in statuses}
 
 
 def decisions(contract: Contract | None) -> dict[str, Any]:
@@ -55,6 +65,32 @@ def decisions(contract: Contract | None) -> dict[str, Any]:
                 **refusals(*(s for s in REFUSALS if s != "404")),
             },
         }
+    }
+
+
+def complete(described: dict[str, Any], contract: Contract | None, infer: Iterable[str]) -> None:
+    """Add to the framework's description what it cannot know: examples and answers of inferences, and what stands in a path."""
+    # A rule that needs a group cannot be asked in tensors.
+    examples = {"rows": {"value": tensors(contract)}} if contract and not contract.needs else {}
+    answer = {"schema": INFERRED, "examples": {"declined": {"value": INFERENCE_EXAMPLE}}}
+    for path in infer:
+        said = described["paths"][path]["post"]
+        said["requestBody"]["content"]["application/json"]["examples"] = examples
+        said["responses"]["200"] = {"description": "The decisions", "content": {"application/json": answer}}
+    for operation in (o for item in described["paths"].values() for o in item.values()):
+        for parameter in operation.get("parameters", ()):
+            parameter["description"] = PARAMETERS[parameter["name"]]
+
+
+def tensors(contract: Contract) -> dict[str, Any]:
+    """The example as an inference of one row."""
+    said = example(contract)
+    values = [said["features"][f.name] for f in contract.features]
+    return {
+        "inputs": [
+            {"name": "subject", "shape": [1], "datatype": "BYTES", "data": [said["subject"]]},
+            {"name": "features", "shape": [1, len(values)], "datatype": "FP64", "data": values},
+        ]
     }
 
 
@@ -97,7 +133,8 @@ def example(contract: Contract) -> dict[str, Any]:
     for r in contract.ratios:
         values[r.of], values[r.to] = (min(by[n].highest, max(by[n].lowest, 100)) for n in (r.of, r.to))
         values[r.ratio] = values[r.of] / values[r.to]
-    return {"subject": "applicant-4711", "features": values}
+    groups = {"groups": {n: min(contract.groups[n]) for n in contract.needs}} if contract.needs else {}
+    return {"subject": "applicant-4711", "features": values, **groups}
 
 
 def _middle(f: Feature) -> float | int:
@@ -125,7 +162,7 @@ ANSWER = {
         "receipt": {"type": ["string", "null"], "description": "Digest of the decision's line in the log; null in batched mode"},
     },
 }
-EXAMPLE = {
+EXAMPLE: dict[str, Any] = {
     "id": "5f0c9a7e2b11-0199ab3c4d5-9f8e7d6c5b4a3921",
     "at": "2026-11-25T09:30:00.000000+00:00",
     "decision": "declined",
@@ -135,4 +172,37 @@ EXAMPLE = {
     "model": "0" * 64,
     "release": {"environment": "prod", "sequence": 7},
     "receipt": "f" * 64,
+}
+INFERRED = {
+    "type": "object",
+    "required": ["model_name", "model_version", "id", "outputs"],
+    "properties": {
+        "model_name": {"type": "string", "description": "The pipeline"},
+        "model_version": {"type": "string", "description": "The release's number"},
+        "id": {"type": ["string", "null"], "description": "As it was asked with"},
+        "outputs": {
+            "type": "array",
+            "items": {
+                "type": "object",
+                "required": ["name", "datatype", "shape", "data"],
+                "properties": {
+                    "name": {"type": "string", "enum": list(OUTPUTS)},
+                    "datatype": {"type": "string", "enum": sorted(set(OUTPUTS.values()))},
+                    "shape": {"type": "array", "items": {"type": "integer"}, "description": "The number of rows"},
+                    "data": {"type": "array", "items": {}, "description": "A value a row; reasons as the JSON of a row's list"},
+                },
+            },
+        },
+    },
+}
+INFERENCE_EXAMPLE = {
+    "model_name": "loan_approval",
+    "model_version": "7",
+    "id": None,
+    "outputs": [
+        {"name": "score", "datatype": "FP64", "shape": [1], "data": [EXAMPLE["score"]]},
+        {"name": "decision", "datatype": "BYTES", "shape": [1], "data": [EXAMPLE["decision"]]},
+        {"name": "id", "datatype": "BYTES", "shape": [1], "data": [EXAMPLE["id"]]},
+        {"name": "reasons", "datatype": "BYTES", "shape": [1], "data": [json.dumps(EXAMPLE["reasons"])]},
+    ],
 }

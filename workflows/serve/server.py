@@ -43,7 +43,7 @@ from workflows.run.store.open import STORE, open_store
 from workflows.serve import api, loading, shipping
 from workflows.serve.disk import Disk, Owner, clear, unsent
 from workflows.serve.entry import Keeper
-from workflows.serve.front import Bounds, Front, State
+from workflows.serve.front import HEALTH, Bounds, Front, State
 from workflows.serve.log import DecisionLog, Limits
 from workflows.serve.release import Release
 from workflows.serve.service import Service
@@ -58,6 +58,7 @@ KEEP = 1024**3  # bytes of the log that stay on the disk where all is sent; at m
 FULL = 0.9  # of what the log may take: a volume that is larger than it may be costs the pod, with what is not in the store yet
 HEADERS = 10.0  # seconds
 MOST_CONNECTIONS = 2048
+PROBES = frozenset(path.encode() for path in HEALTH)
 UNITS = {"": 1} | {u: 1000**i for i, u in enumerate("kMGT", 1)} | {f"{u}i": 1024**i for i, u in enumerate("KMGT", 1)}
 SIZE = re.compile(rf"([1-9][0-9]*)({'|'.join(UNITS)})")
 log = structlog.get_logger()
@@ -137,6 +138,8 @@ class _Protocol(HttpToolsProtocol):
 
     def on_headers_complete(self) -> None:
         self._done()
+        # A server that has all the connections it takes is alive, and its probes must learn so.
+        self.limit_concurrency = None if self.url.partition(b"?")[0] in PROBES else MOST_CONNECTIONS
         super().on_headers_complete()
 
     def connection_lost(self, exc: Exception | None) -> None:

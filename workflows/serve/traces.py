@@ -26,10 +26,11 @@ from opentelemetry.trace import Link, NonRecordingSpan, SpanContext, SpanKind, S
 
 from workflows.run.logs import structlog
 from workflows.run.tracing import SCOPE, exporter, resource, root_of, told_to
+from workflows.serve.chain import Head
 from workflows.serve.front import DECISIONS, TRACEPARENT, App, Message, Receive, Scope, Send
 from workflows.serve.loading import Served
 from workflows.serve.release import Release
-from workflows.serve.service import Answer, Service
+from workflows.serve.service import Answer, Made, Service
 
 LAST = 2.0
 """Seconds that sending the rest may take when the server goes."""
@@ -60,8 +61,8 @@ class _Begun:
 class Noting(Service):
     """A service that notes its answers for the request's span."""
 
-    async def decide(self, body: object, trace: str | None = None) -> Answer:
-        answer = await super().decide(body, trace)
+    def answer(self, made: Made, head: Head | None) -> Answer:
+        answer = super().answer(made, head)
         if (noted := ANSWERS.get()) is not None:
             noted.append(answer)
         return answer
