@@ -36,7 +36,6 @@ WATCHED = 50  # seconds that one watch lasts; the caller starts the next
 PAGE = 500
 ALREADY = 409
 NOT_FOUND = 404
-SERVICE_ACCOUNT = "system:serviceaccount:"
 NO_NODES = "metadata,items.metadata.name,items.metadata.labels,items.status.phase"
 RAW: dict[str, Any] = {"_preload_content": False, "_request_timeout": TIMEOUT}
 """JSON as it comes: the client's own types know the server of one version only."""
@@ -113,12 +112,10 @@ class Server:
         return None  # the Argo Server shows no ConfigMap
 
     def _account(self) -> str | None:
-        """The account that this server asks the cluster with for its caller; None where that is no account of the caller's own."""
+        """The account that the server asks the cluster as, by the caller's token or for who logged in; None where it does not say."""
         said = _json(self._info.get_user_info(**RAW))
-        if said.get("serviceAccountName"):  # a person who logged in, with the account that their groups stand for
-            return f"{SERVICE_ACCOUNT}{said.get('serviceAccountNamespace')}:{said['serviceAccountName']}"
-        subject = str(said.get("subject") or "")
-        return subject if subject.startswith(SERVICE_ACCOUNT) else None
+        name, namespace = said.get("serviceAccountName"), said.get("serviceAccountNamespace")
+        return f"system:serviceaccount:{namespace}:{name}" if name and namespace else None
 
     def _get(self, ask: Any, name: str) -> dict[str, Any] | None:
         with self._asking(name):
