@@ -29,7 +29,7 @@ def space(cluster: None) -> Iterator[Space]:
     del cluster
     if not shutil.which("argo"):
         lacking("argo: make cluster-up builds it")
-    kubectl("apply", "--server-side", "--force-conflicts", "-k", str(ROOT / "infra/policies"))
+    kubectl("apply", "--server-side", "--force-conflicts", "-f", str(ROOT / "infra/policies/workflows.yaml"))
     found = new_space("submitter")
     found.kubectl("create", "serviceaccount", "vera")
     found.kubectl("create", "rolebinding", "vera", "--role=countersign-submitter", f"--serviceaccount={found.name}:vera")
