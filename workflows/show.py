@@ -170,6 +170,7 @@ def verification(
                 "artifacts_checked": result.checked,
                 "artifacts_elsewhere": result.elsewhere,
                 "signers": list(result.signers),
+                "submitter": result.seal.submitter if result.seal else None,
                 "trust": trust,
                 "commits": commits_of(result),
                 "anchors": [{"name": v.anchor, "state": v.state, "root": v.root, "said": v.said} for v in anchors],
@@ -194,6 +195,8 @@ def verification(
     console.print(f"  root       {result.root}")
     for keyid in result.signers:
         console.print(f"  signed by  {keyid} ({trust})")
+    if result.seal and result.seal.submitter:
+        console.print(f"  submitted  by {result.seal.submitter}")
     for v in anchors:
         console.print(Text.assemble(f"  {v.anchor:<12}", ANCHOR[v.state], f": {v.said}"))
     if note:

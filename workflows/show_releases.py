@@ -38,6 +38,7 @@ def draft(drafted: Draft, policies: Policies, *, quiet: bool) -> None:
         ("model", f"{a.model}  ({a.pipeline})"),
         ("run", a.run),
         ("root", a.root),
+        ("submitted", f"by {drafted.evidence.submitter}" if drafted.evidence.submitter else "nobody says by whom"),
         ("for", a.environment),
         ("until", a.expires[:19].replace("T", " ") + " UTC"),
         ("your key", f"{a.by} ({policies.name_of(a.by)})"),
@@ -74,7 +75,7 @@ def looked(found: Looked, environment: str, policies: Policies, *, as_json: bool
     j, e = found.judgement, found.evidence
     if as_json:
         weighed = [{"approval": w.sha256, "by": w.by, "role": w.role or None, "why_not": w.why_not or None} for w in j.weighed]
-        said = {"run": e.run, "root": e.root, "model": e.model, "environment": environment}
+        said = {"run": e.run, "root": e.root, "model": e.model, "submitter": e.submitter, "environment": environment}
         answer({**said, "allowed": j.allowed, "waiting": j.waiting, "reasons": list(j.reasons), "approvals": weighed})
         return
     console = _console()

@@ -42,6 +42,7 @@ MAX_SIZE = 256 * 1024 * 1024
 MAX_RECORD = 64 * 1024 * 1024
 NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._@-]*(/[A-Za-z0-9_][A-Za-z0-9._@-]*)*")
 SHA256 = re.compile(r"[0-9a-f]{64}")
+ACCOUNT = re.compile(r"[\x21-\x7e]([\x20-\x7e]{0,251}[\x21-\x7e])?")
 GOOD = ("done", "reused")
 
 
@@ -222,7 +223,7 @@ class Chain:
 
     def __init__(self, members, index, keys):
         self.members, self.index, self.keys = members, index, keys
-        self.wrong, self.signers, self.records = [], set(), {}
+        self.wrong, self.signers, self.records, self.submitter = [], set(), {}, None
         self.run = index["run"]
 
     def statement(self, digest, where):
@@ -272,6 +273,7 @@ class Chain:
             listed = [(e["task"], e["attempt"], e["outcome"], e["sha256"]) for e in entries]
         except (KeyError, TypeError, ValueError) as error:
             raise Refused(f"{where}: not a run's seal: {error!r}") from None
+        self.submitter = submitter_of(p, where)
         if self.index["root"] != root:
             self.note("bundle.json", f"it says root {self.index['root']}, the run's folder has {root}")
         if pointers != {f"steps/{t}/{n}": s for t, n, _, s in listed}:
@@ -413,6 +415,16 @@ class Chain:
                 self.note(name, "does not belong into the bundle of this run")
 
 
+def submitter_of(predicate, where):
+    """The account that a seal says submitted the run; None where it says nothing of it."""
+    if "submitter" not in predicate:
+        return None
+    said = predicate["submitter"]
+    if not isinstance(said, str) or not ACCOUNT.fullmatch(said):
+        raise Refused(f"{where}: its submitter is no account's name")
+    return said
+
+
 def holds(rule):
     """Whether one rule of a gate is met by what was measured. Without a value, it says what its policy chose for that."""
     value = rule.get("value")
@@ -465,6 +477,8 @@ def main(words=None):
     print(f"  root       {root}")
     for keyid in sorted(chain.signers):
         print(f"  signed by  {keyid} ({'given with --key' if given else 'came with the bundle: ask its owner whether it is theirs'})")
+    if chain.submitter:
+        print(f"  submitted  by {chain.submitter}")
     return 0
 
 

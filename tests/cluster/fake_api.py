@@ -21,6 +21,8 @@ NAMESPACE = "lab"
 OBJECTS = re.compile(rf"/apis/argoproj.io/v1alpha1/namespaces/{NAMESPACE}/(?P<plural>\w+)(/(?P<name>[\w.-]+))?")
 CONFIG = re.compile(rf"/api/v1/namespaces/{NAMESPACE}/(?P<plural>configmaps)/(?P<name>[\w.-]+)")
 SERVER = re.compile(rf"/api/v1/(?P<plural>workflows|workflow-templates|workflow-events)/{NAMESPACE}(/(?P<name>[\w.-]+))?")
+WHO_AM_I = "/apis/authentication.k8s.io/v1/selfsubjectreviews"
+USER_INFO = "/api/v1/userinfo"
 PLURALS = {"workflow-templates": "workflowtemplates", "workflow-events": "workflows"}
 
 
@@ -29,6 +31,10 @@ class FakeApi:
 
     def __init__(self) -> None:
         self.objects: dict[tuple[str, str], dict[str, Any]] = {}
+        self.account: str | None = "me@bank"
+        """Who asks, as Kubernetes says; None: as before it did."""
+        self.user_info: dict[str, Any] = {}
+        """Who asks, as the Argo Server says."""
         self.asked: list[tuple[str, str]] = []
         self.failing: list[tuple[int, str]] = []
         """Status and body of the next answers, whatever is asked."""
@@ -172,6 +178,12 @@ class _Handler(BaseHTTPRequestHandler):
             return None
         if fault:
             self._raw(fault[0], fault[1].encode())
+            return None
+        if parts.path == USER_INFO:
+            self._answer(200, self.api.user_info)
+            return None
+        if parts.path == WHO_AM_I and self.api.account:
+            self._answer(201, {"kind": "SelfSubjectReview", "status": {"userInfo": {"username": self.api.account}}})
             return None
         matched = OBJECTS.fullmatch(parts.path) or CONFIG.fullmatch(parts.path) or SERVER.fullmatch(parts.path)
         if matched is None:

@@ -54,6 +54,28 @@ def test_a_name_can_be_taken_once(workflows: Workflows, api: FakeApi) -> None:
     assert made["metadata"]["labels"] == {"countersign/pipeline": "toy"}
 
 
+@pytest.mark.parametrize(("account", "noted"), [("vera@bank", "vera@bank"), (None, None)])
+def test_who_submits_is_who_the_api_server_says(kube: Kube, api: FakeApi, account: str | None, noted: str | None) -> None:
+    api.account = account
+    kube.submit(TOY)
+    assert api.objects["workflows", "toy-1"]["metadata"]["annotations"].get("countersign/submitter") == noted
+
+
+@pytest.mark.parametrize(
+    ("said", "noted"),
+    [
+        ({"subject": "a1b2", "serviceAccountName": "vera", "serviceAccountNamespace": "lab"}, "system:serviceaccount:lab:vera"),
+        ({"subject": "a1b2"}, None),
+        ({}, None),
+    ],
+    ids=["an account", "no account of one's own", "nothing said"],
+)
+def test_who_submits_through_the_argo_server(server: Workflows, api: FakeApi, said: dict[str, str], noted: str | None) -> None:
+    api.user_info = said
+    server.submit(TOY)
+    assert api.objects["workflows", "toy-1"]["metadata"]["annotations"].get("countersign/submitter") == noted
+
+
 def test_what_is_there_is_got_and_listed(workflows: Workflows, api: FakeApi) -> None:
     assert workflows.get("toy-1") is None
     workflows.submit(TOY)
@@ -170,7 +192,8 @@ def test_annotations_are_added(kube: Kube, api: FakeApi) -> None:
     kube.submit(TOY)
     kube.annotate("toy-1", {"countersign/run": "r"})
     kube.annotate("toy-1", {"countersign/root": "s"})
-    assert api.objects["workflows", "toy-1"]["metadata"]["annotations"] == {"countersign/run": "r", "countersign/root": "s"}
+    noted = api.objects["workflows", "toy-1"]["metadata"]["annotations"]
+    assert noted == {"countersign/run": "r", "countersign/root": "s", "countersign/submitter": "me@bank"}
 
 
 def test_manifests_are_applied_whole(kube: Kube, api: FakeApi) -> None:

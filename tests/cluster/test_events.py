@@ -105,6 +105,7 @@ def test_a_push_becomes_one_workflow_at_its_commit_with_its_branchs_environment(
     assert labels["countersign/environment"] == "dev"
     assert labels["countersign/revision"] == sha
     assert notes["countersign/branch"] == "main"
+    assert notes["countersign/submitter"] == f"system:serviceaccount:{world.namespace}:countersign-sensor-dev"
     assert notes["countersign/repository"] == "example-bank/models"
     assert notes["countersign/pushed-by"] == "Ada__x___rm_-rf_/___y__"
     assert notes["countersign/delivery"] == "72d3162e-cc78-11e3-81ab-4c9367dc0958"

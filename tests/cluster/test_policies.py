@@ -81,6 +81,12 @@ def workflow(template: str = "loan-approval", arguments: dict[str, str] | None =
     return {"apiVersion": "argoproj.io/v1alpha1", "kind": "Workflow", "metadata": {"name": "w", "namespace": SPACE}, "spec": said}
 
 
+def of(account: str, o: dict[str, Any] | None = None) -> dict[str, Any]:
+    """A workflow that names its submitter."""
+    made = o or workflow()
+    return {**made, "metadata": {**made["metadata"], "annotations": {"countersign/submitter": account}}}
+
+
 def cron(o: dict[str, Any]) -> dict[str, Any]:
     spec = {"schedules": ["0 5 * * *"], "workflowSpec": o["spec"]}
     return {**o, "kind": "CronWorkflow", "spec": spec}
@@ -122,6 +128,14 @@ REFUSED: dict[str, tuple[dict[str, Any], str, str]] = {
     "a schedule with an image": (cron(workflow(arguments={"image": "evil"})), SUBMITTER, "may repeat it, and not choose: image"),
     "what promote does not take": (workflow("promote", arguments={"policy": "x"}), SUBMITTER, "promote takes run, challenger"),
     "what rollback does not take": (workflow("rollback", arguments={"run": "x"}), SUBMITTER, "rollback takes pipeline and reason"),
+    "a workflow in another's name": (
+        of("vera@bank"),
+        SUBMITTER,
+        f"names who creates a workflow, {SUBMITTER}, or is left out; got vera@bank",
+    ),
+    "a promotion in another's name": (of("vera@bank", workflow("promote")), SUBMITTER, "names who creates a workflow"),
+    "an administrator's in another's name": (of(SUBMITTER), "admin", "names who creates a workflow, admin"),
+    "a workflow of nobody's name": (of(""), SUBMITTER, "names who creates a workflow"),
     "CI's own rollback": (template("rollback"), PUBLISHER, "installed by an administrator"),
     "CI's own promote": (template("promote"), PUBLISHER, "installed by an administrator"),
     "CI's template that runs as the promoter": (template(serviceAccountName="promoter"), PUBLISHER, "installed by an administrator"),
@@ -141,6 +155,7 @@ TAKEN: dict[str, tuple[dict[str, Any], str]] = {
     "a pod that serves nothing": (pod(name="x", release=None), "admin"),
     "a submission": (workflow(arguments={"overrides": "{}"}), SUBMITTER),
     "one that says what is installed": (workflow(arguments={"image": DIGEST, "code": "c", "revision": "r"}), SUBMITTER),
+    "one that names its submitter": (of(SUBMITTER), SUBMITTER),
     "a promotion": (workflow("promote", arguments={"run": "toy-0123456789ab", "reason": "x"}), SUBMITTER),
     "a rollback": (workflow("rollback", arguments={"pipeline": "loan_approval", "reason": "x"}), SUBMITTER),
     "CI's pipeline": (template(serviceAccountName="countersign-step"), PUBLISHER),
@@ -228,3 +243,36 @@ def test_what_was_published_is_for_ci_to_say(by: str, *, may: bool) -> None:
     done = subprocess.run(["kubectl", *change, "--as", by, "--as-group", "system:masters"], capture_output=True, text=True, check=False)
     assert (done.returncode == 0) is may, done.stderr
     assert may or "for administrators to say" in done.stderr
+
+
+@pytest.fixture(scope="module")
+def submitted(space: None) -> Iterator[None]:  # noqa: ARG001
+    """Two workflows that stay as they are: one that names who submitted it, and one that names nobody."""
+    for name, made in {"somebodys": of("admin", workflow(suspend=True)), "nobodys": workflow(suspend=True)}.items():
+        made["metadata"]["name"] = name
+        kubectl("create", "--as", "admin", "--as-group", "system:masters", "-f", "-", given=json.dumps(made))
+    yield
+    kubectl("-n", SPACE, "delete", "workflow", "somebodys", "nobodys", "--wait=false")
+
+
+@pytest.mark.parametrize("by", ["admin", "vera@bank", ARGO])
+@pytest.mark.parametrize(
+    ("name", "annotations", "taken"),
+    [
+        ("somebodys", {"countersign/submitter": "vera@bank"}, False),
+        ("somebodys", {"countersign/submitter": None}, False),
+        ("nobodys", {"countersign/submitter": "vera@bank"}, False),
+        ("nobodys", {"countersign/submitter": "admin"}, False),
+        ("somebodys", {"countersign/run": "toy-0123456789ab"}, True),
+        ("nobodys", {"countersign/run": "toy-0123456789ab"}, True),
+    ],
+    ids=["replaced", "removed", "added", "added, and true", "another word on it", "another word where none was"],
+)
+@pytest.mark.usefixtures("submitted")
+def test_who_submitted_a_workflow_stays_as_it_was(name: str, annotations: dict[str, str | None], by: str, *, taken: bool) -> None:
+    """Whoever changes it: an administrator, whose the change would make it, and the controller, which has its own to write."""
+    change = ["patch", "workflow", name, "-n", SPACE, "--type=merge", "-p", json.dumps({"metadata": {"annotations": annotations}})]
+    words = ["kubectl", *change, "--dry-run=server", "--as", by, "--as-group", "system:masters"]
+    done = subprocess.run(words, capture_output=True, text=True, check=False, timeout=60)
+    assert (done.returncode == 0) is taken, done.stderr
+    assert taken or "who submitted a workflow stays as it was" in done.stderr

@@ -14,6 +14,7 @@ import pytest
 from tests.cluster.real import Toy, kubectl, toy_in, wait
 from tests.conftest import Home, git
 from workflows.cluster.interface import Phase
+from workflows.compile.schedules import CONTROLLER
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(600)]
 
@@ -61,6 +62,7 @@ def test_a_scheduled_run_compares_with_the_champion_and_is_sealed(scheduled: Toy
     toy.space.kubectl("delete", "cronworkflow", "toy", "--cascade=orphan")
     assert toy.ended(name).phase is Phase.SUCCEEDED
     run = toy.sealed(name)
+    assert toy.verify(run)["submitter"] == CONTROLLER
     (join,) = [s for s in toy.steps(run) if s["task"] == "join"]
     assert "toy/champion" in {i["name"] for i in join["inputs"]}
     compared = next(r for g in join["gates"] for r in g["rules"] if r["metric"] == "over_champion")

@@ -1,4 +1,4 @@
-"""What the exit handler makes of Argo's list of failed nodes."""
+"""What the exit handler makes of Argo's list of failed nodes, and of its workflow."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from tests.toy.toy import pipeline
-from workflows.cluster.sealing import failed_nodes
+from workflows.cluster.sealing import failed_nodes, submitter_in
 
 RETRIED = [
     {"displayName": "work(0:a)", "message": "No more retries left"},
@@ -45,3 +45,19 @@ def test_what_is_said_of_a_task(listed: Any, said: dict[str, str]) -> None:
 @pytest.mark.parametrize("text", ["", "{", "null"])
 def test_what_cannot_be_read_says_nothing(text: str) -> None:
     assert failed_nodes(pipeline, text) == {}
+
+
+@pytest.mark.parametrize(
+    ("metadata", "submitter"),
+    [
+        ({"annotations": {"countersign/submitter": "vera@bank", "countersign/branch": "main"}}, "vera@bank"),
+        ({"annotations": {"countersign/branch": "main"}}, None),
+        ({}, None),
+        ({"annotations": {"countersign/submitter": ""}}, None),
+        ({"annotations": {"countersign/submitter": "vera\n"}}, None),
+        ({"annotations": {"countersign/submitter": "vera@bank"}, "uid": "another"}, None),
+    ],
+    ids=["named", "not-named", "no-annotations", "empty", "no-name", "another-workflow"],
+)
+def test_who_submitted_a_workflow(metadata: dict[str, Any], submitter: str | None) -> None:
+    assert submitter_in({"metadata": {"uid": "one", **metadata}}, "one") == submitter

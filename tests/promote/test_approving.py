@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
 
 import pytest
 
-from tests.promote.world import NOW, policies
+from tests.promote.world import NOW, SIGNERS, because, office, policies, run_in
+from tests.prove import chain
+from tests.prove.chain import but
 from workflows.errors import BadInput
-from workflows.promote.approving import moment, until
+from workflows.promote.approving import Wish, draft, moment, until
 
 PROD = policies().environments["prod"]
 
@@ -32,3 +36,21 @@ def test_until_then_it_does_not_hold(text: str, why: str) -> None:
 
 def test_a_moment_without_a_zone_is_in_utc() -> None:
     assert moment("2026-11-23T12:00", "--at") == datetime(2026, 11, 23, 12, tzinfo=UTC)
+
+
+def test_whoever_approves_is_told_whose_run_it_is(tmp_path: Path) -> None:
+    """The seal says it, and the policy whose account that is."""
+
+    def accounts(r: dict[str, Any]) -> None:
+        r["roles"]["validator"]["members"][0]["accounts"] = ["vera@bank"]
+
+    found = office(tmp_path, accounts, known_submitter=because(value=True))
+    run_in(found.store, seal=but(submitter="vera@bank"))
+
+    def doubts(who: str, run: str = chain.RUN) -> tuple[str, ...]:
+        return draft(found.store, found.policies, Wish(run=run, environment="prod"), signer=SIGNERS[who], now=NOW).doubts
+
+    assert doubts("vera") == ("vera@bank, which is you, submitted the run: whoever made it does not approve it",)
+    assert doubts("victor") == ()
+    run_in(found.store, "toy-bbbbbbbbbbbb")
+    assert "nobody says who submitted the run" in doubts("victor", "toy-bbbbbbbbbbbb")[0]

@@ -66,9 +66,22 @@ def test_what_an_account_of_the_cluster_submitted_is_its_persons_own() -> None:
     def accounts(r: dict[str, Any]) -> None:
         r["roles"]["validator"]["members"][0]["accounts"] = ["vera@bank"]
 
-    mine = replace(EVIDENCE, submitters=frozenset({"vera@bank"}))
-    assert not judged(*BOTH, evidence=mine, policy=policies(accounts)).allowed
+    mine = replace(EVIDENCE, submitter="vera@bank")
+    found = judged(*BOTH, evidence=mine, policy=policies(accounts))
+    assert [w.why_not for w in found.weighed if w.by == KEYS["vera"]] == ["whoever made the run does not approve it"]
+    assert found.waiting
     assert judged(signed("victor"), signed("olga"), evidence=mine, policy=policies(accounts)).allowed
+    assert judged(*BOTH, evidence=replace(EVIDENCE, submitter="victor@bank"), policy=policies(accounts)).allowed
+    assert judged(*BOTH, policy=policies(accounts)).allowed, "nobody is said to have submitted it"
+
+
+def test_a_run_of_which_nobody_says_who_submitted_it() -> None:
+    """Rule 1, where the policy asks: then no approval can be known to be somebody else's."""
+    asks: dict[str, Any] = {"known_submitter": because(value=True)}
+    found = judged(*BOTH, policy=policies(**asks))
+    assert (found.allowed, found.waiting) == (False, False)
+    assert found.reasons == (f"nobody says who submitted the run: {WHY}",)
+    assert judged(*BOTH, evidence=replace(EVIDENCE, submitter="victor@bank"), policy=policies(**asks)).allowed
 
 
 @pytest.mark.parametrize(

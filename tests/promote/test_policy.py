@@ -29,6 +29,7 @@ ROOT = Path(__file__).parents[2]
         ({"namespace": "prod"}, "environments.prod.namespace"),
         ({"namespace": {"value": "prod"}}, "environments.prod.namespace.because"),
         ({"longest_days": because("7")}, "environments.prod.longest_days.value"),
+        ({"known_submitter": because("no")}, "environments.prod.known_submitter.value"),
         ({"pipelines": {}}, "environments.prod.pipelines"),
         ({"extra": 1}, "environments.prod.extra"),
     ],
@@ -39,7 +40,7 @@ def test_what_cannot_be_meant(prod: dict[str, Any], said: str) -> None:
     assert said in str(caught.value)
 
 
-@pytest.mark.parametrize("field", ["gates", "approvals", "runs_by", "released_by", "after", "longest_days", "deploy"])
+@pytest.mark.parametrize("field", ["gates", "approvals", "runs_by", "released_by", "after", "longest_days", "deploy", "known_submitter"])
 def test_nothing_may_be_left_out(field: str) -> None:
     with pytest.raises(BadInput, match=f"environments.prod.{field}"):
         policies(lambda r: r["environments"]["prod"].pop(field))
@@ -84,3 +85,5 @@ def test_this_repositorys_own_policies() -> None:
     assert (prod.after.value, sum(n.count for n in prod.approvals)) == ("staging", 2)
     assert set(prod.gates.value) >= {"fair", "performance", "privacy", "data_quality"}
     assert found.environments["staging"].after.value == "dev"
+    for e in found.environments.values():
+        assert e.known_submitter.value == bool(e.approvals), "an approval is worth what is known of whose run it approves"

@@ -59,6 +59,7 @@ def environment(**more: Any) -> dict[str, Any]:
             {"role": "owner", "count": 1, "because": WHY},
         ],
         "approvals_because": WHY,
+        "known_submitter": because(value=False),
         "longest_days": because(7),
         "longest_minutes": because(30),
     }
@@ -102,7 +103,7 @@ EVIDENCE = Evidence(
     verdicts=(VERDICT,),
     sealed="2026-02-27T12:00:00.000000+00:00",
     signers=(KEYS["pipeline"],),
-    submitters=frozenset(),
+    submitter=None,
     findings=(),
 )
 

@@ -246,6 +246,12 @@ def test_alone_it_verifies_and_says_whose_keys_it_trusted(alone: Callable[..., s
     assert "ask its owner" in alone("it.bundle").stdout
 
 
+def test_alone_it_says_who_submitted_the_run(alone: Callable[..., subprocess.CompletedProcess[str]], tmp_path: Path) -> None:
+    (tmp_path / "submitted.bundle").write_bytes(build(seal=but(submitter="vera@bank")).packed())
+    assert "submitted  by vera@bank" in alone("submitted.bundle").stdout
+    assert "submitted" not in alone("it.bundle").stdout
+
+
 def test_alone_it_refuses(alone: Callable[..., subprocess.CompletedProcess[str]], tmp_path: Path) -> None:
     (tmp_path / "bad.bundle").write_bytes(DATA[:-1] + b"x")
     for words, code, message in [

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.prove.chain import TASKS, VERDICTS, at, build, but, step
+from tests.prove.chain import TASKS, VERDICTS, at, build, but, script, step
 from workflows.declare import ITEM, MAX_NAME, NAME
 from workflows.prove import canonical
 from workflows.prove.record import (
@@ -87,6 +87,31 @@ def test_a_seal_comes_back_as_it_was() -> None:
     seal = build().verify().seal
     assert seal
     assert decode_seal(encode_seal(seal)) == seal
+
+
+@pytest.mark.parametrize("name", ["system:serviceaccount:dev:vera", "vera@bank", "Vera of the bank", "v", "v" * 253])
+def test_a_seal_may_say_who_submitted_the_run(name: str) -> None:
+    chain = build(seal=but(submitter=name))
+    seal = chain.verify().seal
+    assert seal
+    assert seal.submitter == name
+    assert script.check(chain.packed())[0].submitter == name
+
+
+@pytest.mark.parametrize("name", ["", " vera", "vera ", "vera\n", "vera\x1b[2K", "v\u0435ra", "\u202evera", "v" * 254, 7, ["vera"]])
+def test_what_is_no_accounts_name_is_not_printed(name: Any) -> None:
+    """Both verifiers refuse the seal."""
+    assert "bad submitter" in str(build(seal=but(submitter=name)).verify().findings)
+
+
+def test_a_seal_that_knows_no_submitter_is_written_as_before_there_was_one() -> None:
+    seal = build().verify().seal
+    assert seal
+    statement = json.loads(encode_seal(seal))
+    assert "submitter" not in statement["predicate"]
+    statement["predicate"]["submitter"] = None
+    with pytest.raises(NotARecord, match="a form that this format does not have"):
+        decode_seal(canonical.encode(statement))
 
 
 SOUND = step(

@@ -21,6 +21,7 @@ CONFIG = "countersign"
 PIPELINE = "countersign/pipeline"  # label
 REVISION = "countersign/revision"  # label; only where the code is exactly that commit
 ENVIRONMENT = "countersign/environment"  # label
+SUBMITTER = "countersign/submitter"  # annotation: the account that created it. The API server holds it to that (infra/policies)
 RUN = "countersign/run"  # annotation, by the exit handler; as a label, too, so that a run's workflow is found: `run_label`
 ROOT = "countersign/root"  # likewise
 OUTCOME = "countersign/outcome"  # likewise
@@ -65,8 +66,8 @@ class Submission:
     labels: Mapping[str, str] = field(default_factory=dict)
     annotations: Mapping[str, str] = field(default_factory=dict)
 
-    def manifest(self, namespace: str) -> dict[str, Any]:
-        """The Workflow as Kubernetes takes it: what `kubectl create` would be given."""
+    def manifest(self, namespace: str, account: str | None = None) -> dict[str, Any]:
+        """The Workflow as Kubernetes takes it: what `kubectl create` would be given. `account` is who submits it."""
         return {
             "apiVersion": API_VERSION,
             "kind": "Workflow",
@@ -74,7 +75,7 @@ class Submission:
                 "name": self.name,
                 "namespace": namespace,
                 "labels": dict(self.labels),
-                "annotations": dict(self.annotations),
+                "annotations": {**self.annotations, **({SUBMITTER: account} if account else {})},
             },
             "spec": {
                 "workflowTemplateRef": {"name": self.template},
@@ -163,7 +164,7 @@ class Workflows(Protocol):
         """Where that is, for messages."""
 
     def submit(self, submission: Submission) -> bool:
-        """Create the workflow; false where one of this name is there already."""
+        """Create the workflow, with the account that does as its submitter; false where one of this name is there already."""
 
     def get(self, name: str) -> Progress | None:
         """The workflow as it is now; None where there is none."""

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import urllib3
-from kubernetes.client import ApiClient, ApiException, Configuration, CoreV1Api, CustomObjectsApi
+from kubernetes.client import ApiClient, ApiException, AuthenticationV1Api, Configuration, CoreV1Api, CustomObjectsApi
 from kubernetes.config import ConfigException, kube_config, load_incluster_config
 from kubernetes.watch import Watch
 
@@ -27,6 +27,7 @@ ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")
 TIMEOUT = (10.0, 30.0)  # seconds to connect, to answer
 WATCHED = 50  # seconds that one watch lasts; the caller starts the next
 PAGE = 500
+WHO_AM_I = {"apiVersion": "authentication.k8s.io/v1", "kind": "SelfSubjectReview"}
 ONLY_METADATA = {"Accept": "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1,application/json"}
 ALREADY = 409
 FORBIDDEN = 403
@@ -38,7 +39,7 @@ class Kube:
     """The port `Cluster` on the Kubernetes API."""
 
     def __init__(self, api: ApiClient, namespace: str) -> None:
-        self._objects, self._core = CustomObjectsApi(api), CoreV1Api(api)
+        self._objects, self._core, self._authentication = CustomObjectsApi(api), CoreV1Api(api), AuthenticationV1Api(api)
         self._host, self._namespace = api.configuration.host, namespace
 
     @property
@@ -51,9 +52,10 @@ class Kube:
 
     def submit(self, submission: Submission) -> bool:
         with self._asking(submission.name):
+            manifest = submission.manifest(self._namespace, self._account())
             try:
                 self._objects.create_namespaced_custom_object(
-                    *self._all(WORKFLOWS), submission.manifest(self._namespace), field_manager=MANAGER, _request_timeout=TIMEOUT
+                    *self._all(WORKFLOWS), manifest, field_manager=MANAGER, _request_timeout=TIMEOUT
                 )
             except ApiException as error:
                 if error.status != ALREADY or _status(error).get("reason") != "AlreadyExists":
@@ -160,6 +162,16 @@ class Kube:
                 _request_timeout=TIMEOUT,
             )
         return f"{kind}/{name}"
+
+    def _account(self) -> str | None:
+        """Who the API server says this is; None where it does not say (before Kubernetes 1.28)."""
+        try:
+            review: Any = self._authentication.create_self_subject_review(WHO_AM_I, _request_timeout=TIMEOUT)
+        except ApiException as error:
+            if error.status not in {FORBIDDEN, NOT_FOUND}:
+                raise
+            return None
+        return str(review.status.user_info.username)
 
     def _all(self, plural: str) -> tuple[str, str, str, str]:
         return GROUP, VERSION, self._namespace, plural

@@ -8,19 +8,21 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from workflows.cluster.anchors.object_lock import MOST_DAYS, LockedObjects, Mode
-from workflows.cluster.incluster import annotate
-from workflows.cluster.interface import OUTCOME, ROOT, RUN, run_label
+from workflows.cluster.incluster import annotate, workflow
+from workflows.cluster.interface import OUTCOME, ROOT, RUN, SUBMITTER, run_label
 from workflows.compile import exported
 from workflows.declare import Pipeline
 from workflows.errors import BadInput, CountersignError, NotVerified, Problem, Temporary
 from workflows.names import argo_name
 from workflows.plan import Task, tasks
-from workflows.prove.record import Seal
+from workflows.prove.record import ACCOUNT, Seal
 from workflows.run import tracing
 from workflows.run.driver import abandon
 from workflows.run.journal import Journal, lock_document, standing
+from workflows.run.logs import structlog
 from workflows.run.planned import read_plan
 from workflows.run.pod import OUTPUTS, WORKFLOW, planned_session, put_out, wanted
 from workflows.run.session import Session, last_claimed, open_journal
@@ -60,12 +62,30 @@ def seal(root: Path, pipeline: Pipeline, store: Store) -> Sealed | None:
         if not journal.sealed:
             _record_deaths(session, journal, failed_nodes(pipeline, os.environ.get(FAILURES, "")))
             names = tuple(t.id for t in tasks(pipeline))
-            journal.seal(pipeline=pipeline.name, tasks=names, keys=session.ring, signer=session.signer, sealed=session.clock())
+            journal.seal(
+                pipeline=pipeline.name, tasks=names, keys=session.ring, signer=session.signer, sealed=session.clock(),
+                submitter=_submitter(uid),
+            )  # fmt: skip
         sealed, digest = journal.read_seal(session.ring)
         _export(session, journal, sealed)
         put_out(Path(wanted(OUTPUTS)), {"run": journal.run, "root": digest, "outcome": str(sealed.outcome)})
         _anchor(store, journal.run, digest, sealed)
     return Sealed(run=journal.run, root=digest, seal=sealed)
+
+
+def _submitter(uid: str) -> str | None:
+    """Who submitted the run, as the API server knows it; `Temporary` where that is away: what a seal leaves out, nobody adds later."""
+    try:
+        return submitter_in(workflow(), uid)
+    except BadInput as error:
+        structlog.get_logger().warning("the seal will not say who submitted the run", why=str(error))
+        return None
+
+
+def submitter_in(found: Mapping[str, Any], uid: str) -> str | None:
+    """The account that a workflow says it was created by. Another workflow of the same name, or what is no account's name, says nothing."""
+    said = (found["metadata"].get("annotations") or {}).get(SUBMITTER, "")
+    return said if found["metadata"]["uid"] == uid and ACCOUNT.fullmatch(said) else None
 
 
 def _anchor(store: Store, run: str, root: str, sealed: Seal) -> None:

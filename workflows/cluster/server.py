@@ -20,6 +20,7 @@ from typing import Any
 
 import urllib3
 from argo_workflows import ApiClient, ApiException, Configuration
+from argo_workflows.api.info_service_api import InfoServiceApi
 from argo_workflows.api.workflow_service_api import WorkflowServiceApi
 from argo_workflows.api.workflow_template_service_api import WorkflowTemplateServiceApi
 from argo_workflows.model.io_argoproj_workflow_v1alpha1_workflow_create_request import (
@@ -44,7 +45,7 @@ class Server:
     """The port `Workflows` on the Argo Server."""
 
     def __init__(self, api: ApiClient, namespace: str) -> None:
-        self._workflows, self._templates = WorkflowServiceApi(api), WorkflowTemplateServiceApi(api)
+        self._workflows, self._templates, self._info = WorkflowServiceApi(api), WorkflowTemplateServiceApi(api), InfoServiceApi(api)
         self._host, self._namespace = str(api.configuration.host), namespace
 
     @property
@@ -56,8 +57,8 @@ class Server:
         return f"namespace {self._namespace} of the Argo Server at {self._host}"
 
     def submit(self, submission: Submission) -> bool:
-        body = CreateRequest(workflow=submission.manifest(self._namespace), _check_type=False)
         with self._asking(submission.name):
+            body = CreateRequest(workflow=submission.manifest(self._namespace, self._account()), _check_type=False)
             try:
                 _json(self._workflows.create_workflow(self._namespace, body, **RAW))
             except ApiException as error:
@@ -109,6 +110,12 @@ class Server:
 
     def configuration(self) -> Mapping[str, str] | None:
         return None  # the Argo Server shows no ConfigMap
+
+    def _account(self) -> str | None:
+        """The account that the server asks the cluster as, by the caller's token or for who logged in; None where it does not say."""
+        said = _json(self._info.get_user_info(**RAW))
+        name, namespace = said.get("serviceAccountName"), said.get("serviceAccountNamespace")
+        return f"system:serviceaccount:{namespace}:{name}" if name and namespace else None
 
     def _get(self, ask: Any, name: str) -> dict[str, Any] | None:
         with self._asking(name):

@@ -272,7 +272,10 @@ def _workflow(event: _Event) -> dict[str, Any]:
             "name": template,
             "namespace": m.namespace,
             "labels": {**LABELS, "countersign/pipeline": template, "countersign/environment": m.environment},
-            "annotations": {"countersign/branch": m.branch},
+            "annotations": {
+                "countersign/branch": m.branch,
+                "countersign/submitter": f"system:serviceaccount:{NAMESPACE}:{_account(m.environment)}",
+            },
         },
         "spec": {
             "workflowTemplateRef": {"name": template},

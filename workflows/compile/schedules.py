@@ -22,6 +22,8 @@ from workflows.names import argo_name
 FOLDER = "infra/argo/schedules"
 LONGEST = 63 - len("-4294967295")
 """Argo appends the time to the name, and the result is a label."""
+CONTROLLER = "system:serviceaccount:argo:argo"
+"""Argo's controller, which creates the workflows of a schedule. Where it has another account, the admission policies name it, too."""
 HISTORY = 5
 """Workflows of each outcome that are left to look at. What ran is kept by the runs' own records."""
 
@@ -53,5 +55,6 @@ def cron_workflow(pipeline: Pipeline, schedule: Schedule) -> str:
         workflow_template_ref=m.WorkflowTemplateRef(name=name),
         arguments=[Parameter(name="parameters", value="code")],  # of the code that runs, not of what the template was compiled with
     ).build()
-    built.spec.workflow_metadata = m.ObjectMeta(labels=labels)  # Hera's class has no field for it
+    # Hera's class has no field for it.
+    built.spec.workflow_metadata = m.ObjectMeta(labels=labels, annotations={"countersign/submitter": CONTROLLER})
     return dump(built.model_dump(exclude_none=True, by_alias=True), COMMENT)

@@ -9,7 +9,7 @@ from datetime import UTC, datetime, timedelta
 from workflows.errors import BadInput, GateRefused, NotVerified, Problem
 from workflows.promote import approvals
 from workflows.promote.evidence import Evidence
-from workflows.promote.judging import gate_reasons
+from workflows.promote.judging import gate_reasons, unknown_submitter
 from workflows.promote.policy import Environment, Policies, of
 from workflows.promote.promoting import found_evidence
 from workflows.prove.approval import Approval
@@ -114,6 +114,10 @@ def _doubts(policies: Policies, policy: Environment, evidence: Evidence, approva
         )
     if approval.by in evidence.signers:
         said.append("your key signed the run: whoever made it does not approve it")
+    if evidence.submitter in policies.accounts_of(approval.by):
+        said.append(f"{evidence.submitter}, which is you, submitted the run: whoever made it does not approve it")
+    if unknown := unknown_submitter(policy, evidence):
+        said.append(unknown)
     if why := policies.why_revoked(approval.by, approval.at):
         said.append(f"your key is revoked: {why}")
     return said

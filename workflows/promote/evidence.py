@@ -28,8 +28,8 @@ class Evidence:
     """When, as its seal says."""
     signers: tuple[str, ...]
     """Key ids of whoever signed its records and its seal."""
-    submitters: frozenset[str]
-    """Accounts of the cluster that started it, as far as it is known."""
+    submitter: str | None
+    """The account that submitted it to a cluster, as its seal says; None where it says nothing."""
     findings: tuple[Finding, ...]
 
     @property
@@ -58,7 +58,7 @@ def digest_of(verdicts: Sequence[Mapping[str, Any]]) -> str:
     return digest.tagged("gate-verdicts", canonical.encode({"gates": [dict(v) for v in verdicts]}))
 
 
-def evidence_of(verification: Verification, model: str, submitters: frozenset[str] = frozenset()) -> Evidence | None:
+def evidence_of(verification: Verification, model: str) -> Evidence | None:
     """What a verification says of a run whose model is the artifact `model`; None where not even its seal could be read."""
     seal, root = verification.seal, verification.root
     if seal is None or root is None:
@@ -75,6 +75,6 @@ def evidence_of(verification: Verification, model: str, submitters: frozenset[st
         verdicts=tuple(v for r in standing for v in r.verdicts or ()),
         sealed=seal.sealed,
         signers=verification.signers,
-        submitters=submitters,
+        submitter=seal.submitter,
         findings=verification.findings,
     )

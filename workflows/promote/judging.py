@@ -1,11 +1,13 @@
 """May this model come to this environment? Values in, yes or every reason why not out. It knows no store and no clock.
 
 The rules, each held by a test:
-1. the run verifies, its seal says it passed, and only keys of the role `runs_by` signed it;
+1. the run verifies, its seal says it passed and, where the policy asks for that, who submitted it, and only keys of the role
+   `runs_by` signed it;
 2. every gate that the environment names was judged and said yes, and every number meets the environment's floors;
 3. the same root was served in the environment before, where the policy names one;
 4. an approval counts only if it is for this root, model, verdicts and environment, has begun, has not expired, holds no
-   longer than the policy allows, was signed by a key that has a role asked for, is not revoked and did not make the run;
+   longer than the policy allows, was signed by a key that has a role asked for, is not revoked and did not sign the run, and no
+   account of its owner submitted that;
 5. each role asked for has its number of approvals, no key counts twice, and no key for two roles.
 """
 
@@ -85,6 +87,13 @@ def gate_reasons(policy: Environment, evidence: Evidence) -> list[str]:
     return list(_gates(policy, evidence))
 
 
+def unknown_submitter(policy: Environment, evidence: Evidence) -> str:
+    """Why a run that names no submitter does not get into the environment; empty where that is no matter."""
+    if evidence.submitter is not None or not policy.known_submitter.value:
+        return ""
+    return f"nobody says who submitted the run: {policy.known_submitter.because}"
+
+
 def _run(policies: Policies, policy: Environment, evidence: Evidence) -> Iterator[str]:
     if evidence.findings:
         yield from (f"the run does not verify: {f}" for f in evidence.findings)
@@ -96,6 +105,8 @@ def _run(policies: Policies, policy: Environment, evidence: Evidence) -> Iterato
         yield "the run failed"
     if not evidence.signers:
         yield "nobody signed the run"
+    if unknown := unknown_submitter(policy, evidence):
+        yield unknown
     allowed = policies.keys_of(policy.runs_by.value)
     for key in evidence.signers:
         if allowed is not None and key not in allowed:
@@ -157,7 +168,7 @@ def _against(case: Case, a: Approval) -> Iterator[str]:
     yield from _about_something_else(case, a)
     if why := case.policies.why_revoked(a.by, a.at):
         yield f"the key is revoked: {why}"
-    if a.by in case.evidence.signers or case.policies.accounts_of(a.by) & case.evidence.submitters:
+    if a.by in case.evidence.signers or case.evidence.submitter in case.policies.accounts_of(a.by):
         yield "whoever made the run does not approve it"
     asked = [n.role for n in case.policy.approvals]
     if not any(a.by in (case.policies.keys_of(role) or ()) for role in asked):

@@ -46,7 +46,8 @@ class Member(_Model):
     key: KeyId
     name: Annotated[str, StringConstraints(min_length=1, max_length=100)]
     accounts: tuple[str, ...] = ()
-    """Who this is for the cluster, as `system:serviceaccount:dev:countersign-submitter`: what they submitted is theirs, too."""
+    """Who this is for a cluster's API server (`kubectl auth whoami`): what these accounts submitted is theirs, as what the key signed
+    is. An account that several people share tells nobody apart."""
 
 
 class Role(_Model):
@@ -102,6 +103,8 @@ class Environment(_Model):
     approvals: tuple[Needed, ...]
     approvals_because: Because
     """Why these approvals, or why none."""
+    known_submitter: Reasoned[bool]
+    """Whether a run's seal must name the account that submitted it. Without, an approval may come from whoever did."""
     longest_days: Reasoned[Annotated[int, Field(ge=1, le=365)]]
     """For how many days an approval may hold."""
     longest_minutes: Reasoned[Annotated[int, Field(ge=1, le=24 * 60)]]

@@ -43,8 +43,6 @@ class Desk:
     """The environment's own values for the chart; the release is added to them."""
     clock: Callable[[], str] = clock_of_here
     holder: str = ""
-    submitters: Callable[[str], frozenset[str]] = lambda _: frozenset()
-    """Run -> accounts of the cluster that started it."""
 
     def __post_init__(self) -> None:
         self.holder = self.holder or holder_here()
@@ -98,7 +96,7 @@ class Promoted:
 
 def look(desk: Desk, run: str) -> Looked:
     """Verify a run, whole, and judge whether it may come to the environment. It changes nothing."""
-    evidence = found_evidence(desk.store, desk.policy, run, desk.submitters)
+    evidence = found_evidence(desk.store, desk.policy, run)
     listed = approvals.listed(desk.store, keys.ring(desk.store), evidence.root, desk.environment)
     case = Case(
         policies=desk.policies,
@@ -110,13 +108,11 @@ def look(desk: Desk, run: str) -> Looked:
     return Looked(evidence=evidence, judgement=judge(case, listed))
 
 
-def found_evidence(
-    store: Store, policy: Environment, run: str, submitters: Callable[[str], frozenset[str]] = lambda _: frozenset()
-) -> Evidence:
+def found_evidence(store: Store, policy: Environment, run: str) -> Evidence:
     """What verification says of a run; `NotVerified` where not even its seal can be read."""
     checked: Verification = verify(run, StoreReader(store), keys.ring(store))
     pipeline = checked.seal.pipeline if checked.seal else ""
-    evidence = evidence_of(checked, policy.pipelines.get(pipeline, "model"), submitters(run))
+    evidence = evidence_of(checked, policy.pipelines.get(pipeline, "model"))
     if evidence is None:
         raise NotVerified(*(Problem(what=f.what, where=f.where) for f in checked.findings))
     return evidence

@@ -27,6 +27,7 @@ RUN = re.compile(r"[a-z0-9][a-z0-9-]{0,199}")
 PIPELINE = re.compile(r"[a-z][a-z0-9_]{0,99}")
 TASK = re.compile(r"[a-z][a-z0-9_]{0,99}(@[a-z0-9-]{1,99})?")
 TIME = re.compile(r"[0-9]{4}-[01][0-9]-[0-3][0-9]T[0-2][0-9]:[0-5][0-9]:[0-5][0-9]\.[0-9]{6}\+00:00")
+ACCOUNT = re.compile(r"[!-~]([ -~]{0,251}[!-~])?")
 SNAPSHOT = "code:snapshot"
 
 
@@ -145,6 +146,8 @@ class Seal:
     records: tuple[SealEntry, ...]
     outputs: tuple[Item, ...]
     sealed: str
+    submitter: str | None = None
+    """The account that submitted the run, as the cluster's API server knows it; None where none is known, as on a laptop."""
 
 
 def encode_record(record: Record) -> bytes:
@@ -182,6 +185,7 @@ def decode_seal(payload: bytes) -> Seal:
             records=tuple(SealEntry(**{**e, "outcome": Outcome(e["outcome"])}) for e in p["records"]),
             outputs=tuple(Item(**i) for i in p["outputs"]),
             sealed=p["sealed"],
+            submitter=p.get("submitter"),
         )
         wrong = _wrong_with_seal(seal)
         same = not wrong and canonical.matches(_seal_statement(seal), payload)
@@ -236,6 +240,7 @@ def _wrong_with_seal(s: Seal) -> str:
         (all(_is_count(e.attempt, 1) and _is(SHA256, e.sha256) for e in s.records), "entry"),
         (all(_is_name(s.pipeline, i.name) and _is_item(i) for i in s.outputs), "artifact"),
         (_is(TIME, s.sealed), "time"),
+        (s.submitter is None or _is(ACCOUNT, s.submitter), "submitter"),
     )
     return next((f"bad {what}" for sound, what in rules if not sound), "")
 
@@ -282,6 +287,7 @@ def _seal_statement(seal: Seal) -> dict[str, Any]:
             "records": [{"task": e.task, "attempt": e.attempt, "outcome": e.outcome, "sha256": e.sha256} for e in seal.records],
             "outputs": [{"name": i.name, "sha256": i.sha256, "md5": i.md5, "size": i.size} for i in seal.outputs],
             "sealed": seal.sealed,
+            **({} if seal.submitter is None else {"submitter": seal.submitter}),
         },
     }
 

@@ -143,7 +143,9 @@ class Journal:
             self._read[sha256] = read_record(self.store, keys, sha256, f"{self.run}/{task}")
         return self._read[sha256]
 
-    def seal(self, *, pipeline: str, tasks: tuple[str, ...], keys: Keyring, signer: Signer, sealed: str) -> tuple[Seal, str]:
+    def seal(  # noqa: PLR0913  # what a seal says, by keyword
+        self, *, pipeline: str, tasks: tuple[str, ...], keys: Keyring, signer: Signer, sealed: str, submitter: str | None = None
+    ) -> tuple[Seal, str]:
         """End the run: sign the list of all its records, in the order of the tasks. The root is the digest of that."""
         attempts = self.attempts()
         listed = [(t, attempts[t][n]) for t in tasks for n in sorted(attempts.get(t, {}))]
@@ -159,6 +161,7 @@ class Journal:
             ),
             outputs=tuple(i for t in tasks if t in last for i in last[t].outputs),
             sealed=max([sealed, *(w.record.finished for w in written)]),  # a clock set back must not make a seal that fails
+            submitter=submitter,
         )
         envelope = signer.sign(encode_seal(seal))
         root = digest.of_bytes(envelope).sha256
