@@ -7,6 +7,8 @@ import json
 import os
 import shutil
 import subprocess
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,8 @@ import yaml
 
 from tests.conftest import lacking
 from tests.infra.test_kustomize import render as kustomized
+from tests.serve import world as served
+from tests.serve.process import Server, serving
 
 ROOT = Path(__file__).parents[2]
 CHART = ROOT / "infra/charts/model-server"
@@ -44,8 +48,6 @@ def generator() -> Any:
     assert spec
     assert spec.loader
     module = importlib.util.module_from_spec(spec)
-    import sys
-
     sys.modules["generate"] = module
     spec.loader.exec_module(module)
     return module
@@ -159,6 +161,31 @@ def test_what_asks_the_server_whether_it_is_ready_reaches_it(case: str) -> None:
     assert lets_through(policies, asking, server, "http")
     assert not lets_through(policies, asking, server, "metrics")
     assert not lets_through(policies, {"app": "other"}, server, "http"), "a pod that no policy opens"
+
+
+@pytest.mark.parametrize(
+    ("sequence", "pipeline", "code", "said"),
+    [(7, "loan_approval", 0, "200"), (8, "loan_approval", 1, "loan_approval, version 7"), (7, "fraud", 1, "no such model")],
+)
+def test_helm_test_asks_for_this_release_and_no_other(asked: Server, sequence: int, pipeline: str, code: int, said: str) -> None:
+    """What its pod runs, word for word, against a server of release 7."""
+    release = {"pipeline": pipeline, "release": {"environment": "prod", "sequence": sequence, "sha256": None}, "variants": []}
+    (hook,) = [o for o in yaml.safe_load_all(render({"pipeline": pipeline, "release": json.dumps(release)})) if o["kind"] == "Pod"]
+    (container,) = hook["spec"]["containers"]
+    env = {e["name"]: e["value"] for e in container["env"]}
+    assert env["URL"].startswith("http://loan-approval.prod.svc:80/")
+    there = env["URL"].replace("loan-approval.prod.svc:80", f"127.0.0.1:{asked.port}")
+    words = [sys.executable, *container["command"][1:], *container["args"]]
+    done = subprocess.run(words, env={"URL": there, "TRIES": "1"}, capture_output=True, text=True, check=False, timeout=60)
+    assert (done.returncode, said in done.stdout) == (code, True), done.stdout + done.stderr
+
+
+@pytest.fixture(scope="module")
+def asked(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    top = tmp_path_factory.mktemp("asked")
+    (top / "run").mkdir()
+    with serving(top, served.make(top / "run")) as server:
+        yield server
 
 
 @pytest.mark.kubectl
