@@ -15,7 +15,7 @@ import typer
 from workflows import show, show_cluster, show_runs
 from workflows.cli_audit import AsJson, Context, Namespace, StoreUrl, audit, opened
 from workflows.cli_decisions import decisions_app
-from workflows.cli_promote import release
+from workflows.cli_promote import compare_champion, release
 from workflows.cluster import connect, following, publishing, reconciling, results, submitting
 from workflows.cluster.interface import Workflows
 from workflows.cluster.places import store_url
@@ -82,6 +82,7 @@ def run(
     declared = find_pipeline(pipeline)
     with only_one(root):
         session = make_session(root, declared, set_ or [], reuse_results=not no_cache, store=open_layers(root, store))
+        compare_champion(root, session.store, declared)
         with show.progress(quiet=as_json) as tell, _logging(root):
             finished = run_pipeline(session, again=again or no_cache, jobs=jobs, tell=tell)
         records = journal.standing(session.store, session.ring, finished.seal)
@@ -121,6 +122,7 @@ def submit(
     kept = open_store(root, store_url(workflows, store))
     packed = publishing.pack(root)
     show_cluster.changes_go_along(packed)
+    compare_champion(root, kept, declared)
     request = submitting.Request(pipeline=declared, overrides=overrides, code=packed.code, revision=packed.revision, clean=packed.clean)
 
     def publish() -> None:
@@ -193,6 +195,8 @@ def publish(
     kept = open_store(root, store_url(cluster, store))
     packed = publishing.pack(root)
     show_cluster.changes_go_along(packed)
+    for declared in pipelines:
+        compare_champion(root, kept, declared)
     publishing.put_code(kept, packed)
     data = publishing.put_data(kept, root, root, pipelines)
     applied = [cluster.apply(m) for m in manifests]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from datetime import datetime
 from pathlib import Path
 from typing import Annotated
@@ -11,7 +12,8 @@ import typer
 from workflows import show_cluster, show_releases
 from workflows.cli_audit import AsJson, Context, Namespace, Run, StoreUrl, opened
 from workflows.cluster import connect, following
-from workflows.errors import BadInput
+from workflows.declare import Pipeline
+from workflows.errors import BadInput, CountersignError
 from workflows.promote import approving, ledger, policy, promoting, submitting
 from workflows.promote import champion as appointed
 from workflows.promote.desk import Target, at_desk
@@ -19,13 +21,13 @@ from workflows.promote.history import with_approvers
 from workflows.promote.promoting import Desk
 from workflows.run import files, journal, keys
 from workflows.run.session import checkout, find_pipeline, now
+from workflows.run.store.interface import Store
 
 release = typer.Typer()
+POLICY = "COUNTERSIGN_POLICY"
 
 Env = Annotated[str, typer.Option("--env", metavar="ENVIRONMENT", help="The environment, as params/environments.yaml names it.")]
-PolicyFile = Annotated[
-    Path | None, typer.Option("--policy", envvar="COUNTERSIGN_POLICY", help="Another file than params/environments.yaml.")
-]
+PolicyFile = Annotated[Path | None, typer.Option("--policy", envvar=POLICY, help="Another file than params/environments.yaml.")]
 Reason = Annotated[str, typer.Option("--reason", help="Why; it is recorded.")]
 Values = Annotated[
     Path | None,
@@ -186,6 +188,21 @@ def champion(
     if output:
         files.write(output, data + b"\n")
     show_releases.champion(data, output, as_json=as_json)
+
+
+def compare_champion(root: Path, kept: Store, declared: Pipeline) -> None:
+    """Say so before a run is made that would be compared with another model than the one that serves, as far as this store knows it."""
+    path = Path(os.environ.get(POLICY) or root / policy.PATH)
+    source = declared.schedule.champion.at if declared.schedule else ""
+    if not source or not path.is_file() or not (root / source).is_file():
+        return
+    try:
+        others = appointed.others(kept, policy.read(path, str(path)), declared, (root / source).read_bytes())
+    except CountersignError as error:
+        show_releases.champion_unknown(source, error)
+        return
+    for serving in others:
+        show_releases.other_champion(declared.name, source, serving)
 
 
 def _policies(path: Path | None) -> policy.Policies:

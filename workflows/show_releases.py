@@ -10,6 +10,7 @@ from typing import Any
 from rich.console import Console
 from rich.text import Text
 
+from workflows.errors import CountersignError
 from workflows.promote.approving import Draft
 from workflows.promote.evidence import Signed
 from workflows.promote.history import Told
@@ -17,7 +18,7 @@ from workflows.promote.ledger import Entry
 from workflows.promote.policy import Policies
 from workflows.promote.promoting import Looked, Promoted, release_file
 from workflows.prove.approval import Approval
-from workflows.prove.release import State, Variant
+from workflows.prove.release import Release, State, Variant
 from workflows.show import answer
 
 SHORT = 12
@@ -140,6 +141,21 @@ def champion(data: bytes, path: Path | None, *, as_json: bool) -> None:
         print("nobody serves: there is no champion")
     else:
         print(f"{said['name']}: model of {len(said['model']):,} characters{f', written to {path}' if path else ''}")
+
+
+def other_champion(pipeline: str, source: str, serving: Release) -> None:
+    """That a run's model would be held against another one than what serves."""
+    release = f"{serving.environment} {serving.sequence}"
+    _warn(f"{release} serves, and {source} says another champion: countersign champion {pipeline} --env {serving.environment} -o {source}")
+
+
+def champion_unknown(source: str, error: CountersignError) -> None:
+    """That nobody can say whether it would."""
+    _warn(f"whether {source} says what serves is not known: {'; '.join(str(p) for p in error.problems)}")
+
+
+def _warn(text: str) -> None:
+    Console(stderr=True, highlight=False, soft_wrap=True).print(Text.assemble(("warning ", "bold yellow"), text))
 
 
 def write_file(path: Path, entry: Entry) -> None:

@@ -72,12 +72,7 @@ def new_bank(scratch: Path) -> Bank:
     space = new_space(NAMESPACE)
     locked_place(space)
     space.patch("secret", "countersign-masking-key", {"stringData": {"masking_key": MASKING}})
-    clone(scratch / "repo")
-    (scratch / "masking").write_text(MASKING)
-    made = make_home(scratch / "repo", scratch)
-    home = Home(path=made.path, env={**made.env, "COUNTERSIGN_MASKING_KEY_FILE": str(scratch / "masking")})
-    pulled = dvc(home, "pull", *map(str, (home.path / "data").rglob("*.dvc")))
-    assert pulled.code == 0, pulled.err
+    home = prepared(scratch)
     store = store_environment(space)
     said = home.ask("publish", "--templates", "--namespace", NAMESPACE, env=store)
     assert said.code == 0, said.err
@@ -86,6 +81,17 @@ def new_bank(scratch: Path) -> Bank:
     noted = home.ask("anchor", said.json["run"], "--git-note", env={**store, **GIT_NAME})
     assert noted.code == 0, noted.err
     return Bank(home=home, store=store, commit=commit_of(home.path), answer=said.json)
+
+
+def prepared(scratch: Path) -> Home:
+    """A checkout with its data, and the masking key of these tests."""
+    clone(scratch / "repo")
+    (scratch / "masking").write_text(MASKING)
+    made = make_home(scratch / "repo", scratch)
+    home = Home(path=made.path, env={**made.env, "COUNTERSIGN_MASKING_KEY_FILE": str(scratch / "masking")})
+    pulled = dvc(home, "pull", *map(str, (home.path / "data").rglob("*.dvc")))
+    assert pulled.code == 0, pulled.err
+    return home
 
 
 def locked_place(space: Space) -> None:

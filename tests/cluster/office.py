@@ -9,12 +9,16 @@ import time
 import urllib.error
 import urllib.request
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Self
 
+import pyarrow.parquet as pq
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
+from tests.cluster import audited
 from tests.cluster.bank import LAPTOP, Bank
 from tests.cluster.real import kubectl
 from tests.conftest import ROOT
@@ -25,6 +29,7 @@ from tests.serve.process import metrics_of
 from workflows.cluster import publishing
 from workflows.prove import canonical
 from workflows.prove.signature import Keyring, Signer, private_pem
+from workflows.run.store.interface import Store
 from workflows.run.store.open import open_store
 from workflows.serve import chain as chains
 from workflows.serve.shipping import content_of
@@ -34,11 +39,70 @@ GOOD, BETTER, BAD = "loan-approval-aaaaaaaaaaaa", "loan-approval-bbbbbbbbbbbb", 
 SERVER = Ed25519PrivateKey.from_private_bytes(bytes(range(100, 132)))
 
 
+@dataclass(frozen=True, kw_only=True)
+class Runs:
+    """What may be promoted, and applications to ask about."""
+
+    good: str
+    better: str
+    bad: str
+    """It approves everybody."""
+    key: str
+    """Id of the key that signed them."""
+    pem: str
+    gates: tuple[str, ...]
+    features: Sequence[Mapping[str, Any]]
+    """Applications that the good one approves, and others that it declines, by turns."""
+
+
+def small(bank: Bank, store: Store) -> Runs:
+    """Runs of a small model, sealed by these tests: quickly there, for what is not about how a model came to be."""
+    for run, training in ((GOOD, {}), (BETTER, {"profile": {"seed": 2}}), (BAD, {"threshold": 0.001})):
+        made = served.make(bank.scratch / run, run=run, training=training)
+        for path in sorted(p for p in (made.store.content / "files/md5").rglob("*") if p.is_file()):
+            store.put_content(path)
+        for folder in ("records", "runs"):
+            for name, data in made.store.list_documents(folder).items():
+                store.put_document(f"{folder}/{name}", data)
+    store.put_document(f"keys/{SIGNER.keyid}.pem", SIGNER.public_pem)
+    features = (served.FEATURES, served.DECLINED)
+    names = {"good": GOOD, "better": BETTER, "bad": BAD}
+    return Runs(**names, key=SIGNER.keyid, pem=SIGNER.public_pem.decode(), gates=("performance",), features=features)
+
+
+def from_gates(bank: Bank, store: Store) -> Runs:  # noqa: ARG001  # the store is named by the bank's environment, too
+    """Runs of the loan model on its real data, each through all of its gates."""
+    (bank.scratch / "loan").mkdir()
+    home = audited.prepared(bank.scratch / "loan")
+
+    def run(*overrides: str) -> Any:
+        said = home.ask("run", "loan_approval", *overrides, "--json", within=audited.LONG, env=bank.toy.env)
+        assert said.code == 0, said.err + said.out
+        return said.json
+
+    good = run()
+    features = by_turns(home.path / "artifacts/loan_approval")
+    better, bad = (run("--set", f"train.{change}") for change in ("profile.seed=2", "threshold=0.001"))
+    key = home.ask("keys", "show", "--json").json
+    names = {"good": good["run"], "better": better["run"], "bad": bad["run"]}
+    return Runs(**names, key=key["key"], pem=key["pem"], gates=tuple(g["gate"] for g in good["gates"]), features=features)
+
+
+def by_turns(artifacts: Path) -> list[dict[str, Any]]:
+    """Applications of a run's hold-out, one that it approved and one that it declined by turns."""
+    rows = pq.read_table(artifacts / "holdout_rows.parquet").drop_columns(["subject", "label"]).to_pylist()
+    decisions = pq.read_table(artifacts / "predictions.parquet")["decision"].to_pylist()
+    sides = [[r for r, d in zip(rows, decisions, strict=True) if d == side] for side in ("approved", "declined")]
+    return [r for pair in zip(*sides, strict=False) for r in pair]
+
+
 class Caller:
     """An application that asks for decisions all the time, and notes what it is answered."""
 
-    def __init__(self, url: str, *, pause: float = 0.05) -> None:
-        self.url, self.pause, self.stop = url, pause, threading.Event()
+    def __init__(
+        self, url: str, *, pause: float = 0.05, features: Sequence[Mapping[str, Any]] = (served.FEATURES, served.DECLINED)
+    ) -> None:
+        self.url, self.pause, self.features, self.stop = url, pause, features, threading.Event()
         self.answered: list[dict[str, Any]] = []
         self.seconds: list[float] = []
         """That each answer took."""
@@ -54,11 +118,10 @@ class Caller:
         self.thread.join(30)
 
     def _work(self) -> None:
-        features = [served.FEATURES, served.DECLINED]
         n = 0
         while not self.stop.wait(self.pause):
             n += 1
-            body = json.dumps({"subject": f"applicant-{n}", "features": features[n % 2]}).encode()
+            body = json.dumps({"subject": f"applicant-{n}", "features": self.features[n % len(self.features)]}).encode()
             request = urllib.request.Request(f"{self.url}/v1/decisions", data=body, headers={"content-type": "application/json"})  # noqa: S310
             begun = time.monotonic()
             try:
@@ -79,14 +142,20 @@ def is_ready(pod: Mapping[str, Any]) -> bool:
 
 
 class Office:
-    """A namespace that counts as production, and three runs in its store.
+    """A namespace that counts as production, and three runs in its store, which `runs` brings there.
 
     `policed`: with all that the API server refuses there, so that only the promoter's account releases. `prod` and `values` change
     the policy of the environment and the chart's values.
     """
 
     def __init__(
-        self, bank: Bank, *, policed: bool = True, prod: Mapping[str, Any] | None = None, values: Mapping[str, Any] | None = None
+        self,
+        bank: Bank,
+        *,
+        runs: Callable[[Bank, Store], Runs] = small,
+        policed: bool = True,
+        prod: Mapping[str, Any] | None = None,
+        values: Mapping[str, Any] | None = None,
     ) -> None:
         self.bank, self.space = bank, bank.toy.space
         with pytest.MonkeyPatch.context() as patch:
@@ -95,8 +164,8 @@ class Office:
             self.store = open_store(ROOT, bank.toy.env["COUNTERSIGN_STORE"])
             packed = publishing.pack(ROOT)
             publishing.put_code(self.store, packed)
-            for run, training in ((GOOD, {}), (BETTER, {"profile": {"seed": 2}}), (BAD, {"threshold": 0.001})):
-                self._keep(run, training)
+            self.runs = runs(bank, self.store)
+            self.store.put_document(f"keys/{Signer(SERVER).keyid}.pem", Signer(SERVER).public_pem)
         self._decide(prod or {})
         self.values = {**self._values(packed.code), **(values or {})}
         bank.install("prod", self.values)
@@ -104,23 +173,13 @@ class Office:
         if policed:
             kubectl("label", "namespace", self.space.name, "countersign/environment=prod", "--overwrite")
 
-    def _keep(self, run: str, training: dict[str, Any]) -> None:
-        made = served.make(self.bank.scratch / run, run=run, training=training)
-        for path in sorted(p for p in (made.store.content / "files/md5").rglob("*") if p.is_file()):
-            self.store.put_content(path)
-        for folder in ("records", "runs"):
-            for name, data in made.store.list_documents(folder).items():
-                self.store.put_document(f"{folder}/{name}", data)
-        for signer in (SIGNER, Signer(SERVER)):
-            self.store.put_document(f"keys/{signer.keyid}.pem", signer.public_pem)
-
     def _decide(self, more: Mapping[str, Any]) -> None:
         keys = {who: self.bank.key(who) for who in ("promoter", "validator", "owner")}
-        common = {"pipelines": {"loan_approval": "model"}, "gates": because(["performance"])}
+        common = {"pipelines": {"loan_approval": "model"}, "gates": because(list(self.runs.gates))}
         staging = environment(approvals=[], released_by=because("anyone"), **common)
         usual = {"deploy": because("workflow"), "after": because("staging"), "longest_minutes": because(6)}
         prod = environment(namespace=because(self.space.name), **{**common, **usual, **more})
-        self.bank.decide({"pipeline": SIGNER.keyid, **keys}, {"staging": staging, "prod": prod})
+        self.bank.decide({"pipeline": self.runs.key, **keys}, {"staging": staging, "prod": prod})
 
     def _values(self, code: str) -> dict[str, Any]:
         settings = self.space.get("configmap", "countersign")["data"]
@@ -142,7 +201,7 @@ class Office:
         }
         for name, data in secrets.items():
             self.bank.apply("Secret", name, data={k: base64.b64encode(v.encode()).decode() for k, v in data.items()})
-        self.bank.apply("ConfigMap", "countersign-trusted-keys", data={"pipeline.pem": SIGNER.public_pem.decode()})
+        self.bank.apply("ConfigMap", "countersign-trusted-keys", data={"pipeline.pem": self.runs.pem})
         self.bank.apply("ConfigMap", "countersign-registries", data={"allowed": "localhost/\n"})
 
     @property

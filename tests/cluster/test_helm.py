@@ -54,6 +54,18 @@ spec:
   containers:
     - {name: c, image: "{{ .Values.held }}", args: ["-version"], envFrom: [{configMapRef: {name: go}}]}
 {{- end }}
+{{- if .Values.tested }}
+---
+apiVersion: v1
+kind: Pod
+metadata:
+  name: "{{ .Release.Name }}-test"
+  annotations: {helm.sh/hook: test, helm.sh/hook-delete-policy: before-hook-creation}
+spec:
+  restartPolicy: Never
+  containers:
+    - {name: c, image: "{{ .Values.tested }}", args: {{ .Values.asks | toJson }}}
+{{- end }}
 """
 
 
@@ -118,6 +130,30 @@ def test_what_does_not_start_is_taken_back(helm: Helm) -> None:
     assert there.release == "1" * 64
 
 
+def test_what_its_own_test_refuses_is_taken_back(helm: Helm) -> None:
+    tested = {"tested": program(), "asks": ["-version"]}
+    refused = {"tested": program(), "asks": ["-conf", "/there-is-none"]}
+    with pytest.raises(NotServed, match="helm test: ") as caught:
+        helm.deploy({**values(1), **refused})
+    assert caught.value.state is State.FAILED
+    assert helm.installed() is None, "with nothing before it, it is taken away"
+    before = helm.deploy({**values(2), **tested})
+    with pytest.raises(NotServed, match="helm test: ") as caught:
+        helm.deploy({**values(3), **refused})
+    assert caught.value.state is State.FAILED
+    assert caught.value.deployed
+    assert caught.value.deployed.revision == before.revision + 1
+    assert running() == values(2)["release"]
+    there = helm.installed()
+    assert there
+    assert there.release == "2" * 64
+
+
+def program() -> str:
+    """An image whose program can end, and fail: the cluster's own name server."""
+    return kubectl("-n", "kube-system", "get", "deployment", "coredns", "-o", "jsonpath={.spec.template.spec.containers[0].image}")
+
+
 def test_what_never_started_is_taken_away(helm: Helm) -> None:
     with pytest.raises(NotServed):
         helm.deploy(values(1, image="localhost/no-such-image:1"))
@@ -133,11 +169,11 @@ def killed_upgrade(helm: Helm, given: dict[str, Any], tmp_path: Path) -> None:
 
 def killed(helm: Helm, does: str, *words: str) -> None:
     """What a `Helm` does, in a process group that is killed once Helm is at it."""
-    program = (
+    text = (
         "import json, pathlib, sys; from workflows.promote.helm import Helm;"
         f"Helm(release='loan-approval', namespace='{SPACE}', chart=pathlib.Path(sys.argv[1]), minutes=1).{does}"
     )
-    words = (sys.executable, "-c", program, str(helm.chart), *words)
+    words = (sys.executable, "-c", text, str(helm.chart), *words)
     process = subprocess.Popen(words, cwd=ROOT, start_new_session=True, stderr=subprocess.DEVNULL)
     try:
         wait(lambda: (helm._status() or "").startswith("pending-"), "Helm is at it", patience=60, every=0.2)
@@ -168,9 +204,8 @@ def test_an_upgrade_that_was_killed_is_found_and_put_back(helm: Helm, tmp_path: 
 
 
 def test_a_rollback_that_was_killed_is_brought_to_its_end_and_not_to_what_it_left(helm: Helm) -> None:
-    # Its hook waits for a ConfigMap; the cluster's own name server is an image whose program can end.
-    image = kubectl("-n", "kube-system", "get", "deployment", "coredns", "-o", "jsonpath={.spec.template.spec.containers[0].image}")
-    helm.deploy({**values(1), "held": image})
+    # Its hook waits for a ConfigMap.
+    helm.deploy({**values(1), "held": program()})
     helm.deploy(values(2))
     killed(helm, "_back(1)")
     kubectl("-n", SPACE, "delete", "pod", "loan-approval-held", "--now")

@@ -68,11 +68,56 @@ def pod(*, image: str = DIGEST, name: str = "model-server", release: str | None 
 def deployment(kind: str = "Deployment", replicas: int = 1, **how: Any) -> dict[str, Any]:
     made = pod(**how)
     labels = made["metadata"]["labels"]
-    template = {"metadata": {k: v for k, v in made["metadata"].items() if k in {"labels", "annotations"}}, "spec": made["spec"]}
+    count = {} if kind == "DaemonSet" else {"replicas": replicas}
     return {
-        "apiVersion": "apps/v1", "kind": kind, "metadata": {"name": "d", "namespace": SPACE},
-        "spec": {"replicas": replicas, "selector": {"matchLabels": labels}, "template": template},
+        "apiVersion": "argoproj.io/v1alpha1" if kind == "Rollout" else "apps/v1", "kind": kind,
+        "metadata": {"name": "d", "namespace": SPACE},
+        "spec": {**count, "selector": {"matchLabels": labels}, "template": template_of(made)},
     }  # fmt: skip
+
+
+def replication_controller(**how: Any) -> dict[str, Any]:
+    made = pod(**how)
+    spec = {"selector": made["metadata"]["labels"], "template": template_of(made)}
+    return {"apiVersion": "v1", "kind": "ReplicationController", "metadata": {"name": "c", "namespace": SPACE}, "spec": spec}
+
+
+def job(kind: str = "Job", **how: Any) -> dict[str, Any]:
+    spec: dict[str, Any] = {"template": template_of(pod(restartPolicy="Never", **how))}
+    if kind == "CronJob":
+        spec = {"schedule": "0 5 * * *", "jobTemplate": {"spec": spec}}
+    return {"apiVersion": "batch/v1", "kind": kind, "metadata": {"name": "j", "namespace": SPACE}, "spec": spec}
+
+
+def template_of(made: dict[str, Any]) -> dict[str, Any]:
+    return {"metadata": {k: v for k, v in made["metadata"].items() if k in {"labels", "annotations"}}, "spec": made["spec"]}
+
+
+def other(**spec: Any) -> dict[str, Any]:
+    """A pod that serves nothing."""
+    return pod(name="other", release=None, **spec)
+
+
+def container(**how: Any) -> list[dict[str, Any]]:
+    return [{"name": "more", "image": DIGEST, **how}]
+
+
+def variable(name: str) -> dict[str, Any]:
+    """For a container: one value of a Secret, as a variable."""
+    return {"env": [{"name": "K", "valueFrom": {"secretKeyRef": {"name": name, "key": "k"}}}]}
+
+
+def variables(name: str) -> dict[str, Any]:
+    """For a container: all values of a Secret, as variables."""
+    return {"envFrom": [{"secretRef": {"name": name}}]}
+
+
+def volumes(name: str) -> dict[str, list[dict[str, Any]]]:
+    """The two ways in which a Secret may lie in a pod's volume."""
+    return {
+        "secret": [{"name": "s", "secret": {"secretName": name}}],
+        "projected": [{"name": "s", "projected": {"sources": [{"secret": {"name": name}}]}}],
+    }
 
 
 def workflow(template: str = "loan-approval", arguments: dict[str, str] | None = None, **spec: Any) -> dict[str, Any]:
@@ -99,7 +144,8 @@ def template(name: str = "loan-approval", **spec: Any) -> dict[str, Any]:
 
 
 SUBMITTER, PUBLISHER = f"{ACCOUNT}countersign-submitter", f"{ACCOUNT}countersign-publisher"
-SUBJECTS = [{"name": "s", "secret": {"secretName": "countersign-subject-key"}}]
+SUBJECTS, PROMOTERS = "countersign-subject-key", "countersign-promoter-key"
+UNAPPROVED, NO_KEY = "no release that was approved", "only the account promoter is given the key"
 REFUSED: dict[str, tuple[dict[str, Any], str, str]] = {
     "an image by tag": (pod(image="registry.example.org/countersign/steps:v1"), "admin", "named by digest"),
     "an image from elsewhere": (pod(image=f"docker.io/x/y@sha256:{'a' * 64}"), "admin", "images here come from"),
@@ -109,12 +155,24 @@ REFUSED: dict[str, tuple[dict[str, Any], str, str]] = {
         "images here come from",
     ),
     "an init container's image": (pod(initContainers=[{"name": "i", "image": "busybox"}]), "admin", "named by digest"),
-    "a model that was not approved": (pod(release=RELEASE.replace("7", "8")), "admin", "no release that was approved"),
-    "a model server without a release": (pod(release=None), "admin", "no release that was approved"),
-    "a release under another label": (pod(name="other", release="{}"), "admin", "no release that was approved"),
-    "whoever reads the subjects' key": (pod(name="other", release=None, volumes=SUBJECTS), "admin", "no release that was approved"),
-    "a deployment of what was not approved": (deployment(release="{}"), "admin", "no release that was approved"),
-    "a stateful set of it": ({**deployment("StatefulSet", release="{}")}, "admin", "no release that was approved"),
+    "a model that was not approved": (pod(release=RELEASE.replace("7", "8")), "admin", UNAPPROVED),
+    "a model server without a release": (pod(release=None), "admin", UNAPPROVED),
+    "a release under another label": (pod(name="other", release="{}"), "admin", UNAPPROVED),
+    **{
+        f"whoever reads the subjects' key in a volume, {way}": (other(volumes=v), "admin", UNAPPROVED)
+        for way, v in volumes(SUBJECTS).items()
+    },
+    "whoever reads the key of the log": (other(volumes=volumes("countersign-server-key")["secret"]), "admin", UNAPPROVED),
+    "whoever is given the subjects' key as a variable": (other(containers=container(**variable(SUBJECTS))), "admin", UNAPPROVED),
+    "whoever is given all of it": (other(containers=container(**variables(SUBJECTS))), "admin", UNAPPROVED),
+    "an init container that is": (other(initContainers=container(**variable(SUBJECTS))), "admin", UNAPPROVED),
+    "a deployment of what was not approved": (deployment(release="{}"), "admin", UNAPPROVED),
+    **{
+        f"a {kind} of it": (deployment(kind, release="{}"), "admin", UNAPPROVED)
+        for kind in ("StatefulSet", "DaemonSet", "ReplicaSet", "Rollout")
+    },
+    "a ReplicationController of it": (replication_controller(release="{}"), "admin", UNAPPROVED),
+    **{f"a {kind} of it": (job(kind, release="{}"), "admin", UNAPPROVED) for kind in ("Job", "CronJob")},
     "a workflow with templates of its own": (workflow(templates=[{"name": "x"}]), SUBMITTER, "brings arguments only"),
     "a workflow of no template": ({**workflow(), "spec": {"arguments": {}}}, SUBMITTER, "made from one of the namespace's own"),
     "a template of the whole cluster": (workflow(workflowTemplateRef={"name": "x", "clusterScope": True}), SUBMITTER, "namespace's own"),
@@ -147,10 +205,15 @@ REFUSED: dict[str, tuple[dict[str, Any], str, str]] = {
     ),
     "CI's pod patch": (template(one={"podSpecPatch": "{}"}), PUBLISHER, "installed by an administrator"),
     "a pod as the promoter": (pod(name="x", release=None, serviceAccountName="promoter"), SUBMITTER, "only Argo runs pods as the promoter"),
+    **{f"a pod with the promoter's key in a volume, {way}": (other(volumes=v), ARGO, NO_KEY) for way, v in volumes(PROMOTERS).items()},
+    "a pod that is given the promoter's key": (other(containers=container(**variable(PROMOTERS))), ARGO, NO_KEY),
 }
 TAKEN: dict[str, tuple[dict[str, Any], str]] = {
     "a pod of what was approved": (pod(), "admin"),
     "a deployment of it": (deployment(), "admin"),
+    "a Rollout of it": (deployment("Rollout"), "admin"),
+    "a pod that reads the keys and serves it": (pod(volumes=volumes(SUBJECTS)["secret"]), "admin"),
+    "a job that serves nothing": (job(name="x", release=None), "admin"),
     "one that is scaled to nothing": (deployment(release="{}", replicas=0), "admin"),
     "a pod that serves nothing": (pod(name="x", release=None), "admin"),
     "a submission": (workflow(arguments={"overrides": "{}"}), SUBMITTER),
@@ -179,6 +242,45 @@ def test_it_is_taken(what: str) -> None:
     o, by = TAKEN[what]
     taken, said = tried(o, by=by)
     assert taken, said
+
+
+@pytest.mark.parametrize(("image", "why"), [("busybox", "named by digest"), (f"docker.io/x@sha256:{'a' * 64}", "images here come from")])
+def test_an_image_as_a_volume_is_held_to_the_same(image: str, why: str) -> None:
+    """Where the API server knows such volumes; one that does not leaves them out, and then nothing of the image is there to run."""
+    o = other(volumes=[{"name": "v", "image": {"reference": image}}])
+    words = ["kubectl", "create", "--dry-run=server", "-o", "json", "-f", "-"]
+    done = subprocess.run(words, input=json.dumps(o), capture_output=True, text=True, check=False, timeout=60)
+    if done.returncode == 0:
+        assert [v for v in json.loads(done.stdout)["spec"]["volumes"] if v["name"] == "v"] == []
+    else:
+        assert why in done.stderr
+
+
+@pytest.fixture(scope="module")
+def beside(space: None) -> str:  # noqa: ARG001
+    """A pod that is there, and that no node starts."""
+    made = other(schedulingGates=[{"name": "countersign/never"}])
+    made["metadata"]["name"] = "beside"
+    kubectl("apply", "-f", "-", given=json.dumps(made))
+    return f"/api/v1/namespaces/{SPACE}/pods/{made['metadata']['name']}"
+
+
+@pytest.mark.parametrize(
+    ("how", "why"),
+    [
+        ({"image": "busybox"}, "named by digest"),
+        (variable(SUBJECTS), UNAPPROVED),
+        (variables(PROMOTERS), NO_KEY),
+        ({}, ""),
+    ],
+)
+def test_what_is_put_into_a_pod_that_runs_is_held_to_the_same(beside: str, how: dict[str, Any], why: str) -> None:
+    o = json.loads(kubectl("get", "--raw", beside))
+    o["spec"]["ephemeralContainers"] = container(**how)
+    words = ["kubectl", "replace", "--raw", f"{beside}/ephemeralcontainers?dryRun=All", "-f", "-"]
+    done = subprocess.run(words, input=json.dumps(o), capture_output=True, text=True, check=False, timeout=60)
+    assert (done.returncode == 0) is (not why), done.stderr
+    assert why in done.stderr
 
 
 CHANGES: list[Callable[[dict[str, Any]], Any]] = [

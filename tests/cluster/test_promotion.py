@@ -87,14 +87,45 @@ def test_resuming_it_by_hand_gets_nowhere(bank: Bank) -> None:
 
 def test_it_goes_back_by_one_command(bank: Bank) -> None:
     """`deploy: nothing` in this policy: the workflow is started as an operator's command would where it says workflow."""
-    runs = [run_in(bank), run_in(bank)]
+    runs = approved(bank, 2)
     for run in runs:
-        assert bank.ask("vera", "approve", run, "--env", "staging", "--yes").code == 0
         assert bank.toy.ended(bank.promote(run)).phase is Phase.SUCCEEDED
     name = bank.start("rollback", {"reason": "the drill"})
     assert bank.toy.ended(name).phase is Phase.SUCCEEDED, bank.message(name)
     last = bank.history("staging")["releases"][-1]
     assert (last["kind"], last["reason"], last["variants"][0]["run"]) == ("rollback", "the drill", runs[0])
+
+
+def approved(bank: Bank, count: int) -> list[str]:
+    """Runs that may come."""
+    runs = [run_in(bank) for _ in range(count)]
+    for run in runs:
+        assert bank.ask("vera", "approve", run, "--env", "staging", "--yes").code == 0
+    return runs
+
+
+def test_two_at_once_come_one_after_the_other(bank: Bank) -> None:
+    runs = approved(bank, 2)
+    before = bank.history("staging")["releases"]
+    names = [bank.promote(run) for run in runs]
+    for name in names:
+        assert bank.toy.ended(name).phase is Phase.SUCCEEDED, bank.message(name)
+    one, two = bank.history("staging")["releases"][len(before) :]
+    assert [one["sequence"], two["sequence"]] == [len(before) + 1, len(before) + 2]
+    assert {r["variants"][0]["run"] for r in (one, two)} == set(runs)
+    assert {one["state"], two["state"]} == {"done"}
+    assert one["ended"] <= two["began"]
+    begun = [bank.toy.space.get("workflow", name)["status"] for name in names]
+    assert max(s["startedAt"] for s in begun) < min(s["finishedAt"] for s in begun), "both were at it at the same time"
+
+
+def test_a_challenger_comes_with_its_share(bank: Bank) -> None:
+    first, second = approved(bank, 2)
+    name = bank.promote(first, challenger=second, share="0.1", reason="which is better?")
+    assert bank.toy.ended(name).phase is Phase.SUCCEEDED, bank.message(name)
+    last = bank.history("staging")["releases"][-1]
+    said = [(v["name"], v["run"], v["share"], v["shadow"]) for v in last["variants"]]
+    assert said == [("champion", first, 0.9, False), ("challenger", second, 0.1, False)]
 
 
 def test_a_run_that_a_gate_refused_waits_for_nobody(bank: Bank) -> None:

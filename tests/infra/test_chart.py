@@ -7,6 +7,8 @@ import json
 import os
 import shutil
 import subprocess
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +17,15 @@ import yaml
 
 from tests.conftest import lacking
 from tests.infra.test_kustomize import render as kustomized
+from tests.serve import world as served
+from tests.serve.process import Server, serving
 
 ROOT = Path(__file__).parents[2]
 CHART = ROOT / "infra/charts/model-server"
 GOLDEN = ROOT / "tests/golden/charts"
 RELEASE = '{"pipeline":"loan_approval","release":{"environment":"prod","sequence":7,"sha256":null},"variants":[]}'
 GIVEN = {"pipeline": "loan_approval", "release": RELEASE, "image": {"tag": "v1"}, "code": f"{'1' * 64}:{'2' * 32}:3"}
+MEASURED = 574e6  # bytes
 CASES: dict[str, dict[str, Any]] = {
     "deployment": {},
     "canary": {"canary": {"enabled": True, "analysis": {"attributes": ["race", "sex"]}}},
@@ -28,7 +33,7 @@ CASES: dict[str, dict[str, Any]] = {
     "everything": {
         "ingress": {"enabled": True, "host": "decisions.example.org", "tlsSecret": "decisions-tls", "className": "nginx"},
         "serviceMonitor": {"enabled": True, "labels": {"release": "prometheus"}},
-        "log": {"mode": "batched", "volume": "ephemeral"},
+        "log": {"mode": "batched"},
         "env": {"COUNTERSIGN_CONCURRENCY": "8"},
         "networkPolicy": {"callers": {"kubernetes.io/metadata.name": "applications"}, "storePorts": [7070]},
         "image": {"digest": f"sha256:{'a' * 64}", "pullSecrets": ["registry"]},
@@ -43,8 +48,6 @@ def generator() -> Any:
     assert spec
     assert spec.loader
     module = importlib.util.module_from_spec(spec)
-    import sys
-
     sys.modules["generate"] = module
     spec.loader.exec_module(module)
     return module
@@ -158,6 +161,58 @@ def test_what_asks_the_server_whether_it_is_ready_reaches_it(case: str) -> None:
     assert lets_through(policies, asking, server, "http")
     assert not lets_through(policies, asking, server, "metrics")
     assert not lets_through(policies, {"app": "other"}, server, "http"), "a pod that no policy opens"
+
+
+@pytest.mark.parametrize(
+    ("sequence", "pipeline", "code", "said"),
+    [(7, "loan_approval", 0, "200"), (8, "loan_approval", 1, "loan_approval, version 7"), (7, "fraud", 1, "no such model")],
+)
+def test_helm_test_asks_for_this_release_and_no_other(asked: Server, sequence: int, pipeline: str, code: int, said: str) -> None:
+    """What its pod runs, word for word, against a server of release 7."""
+    release = {"pipeline": pipeline, "release": {"environment": "prod", "sequence": sequence, "sha256": None}, "variants": []}
+    (hook,) = [o for o in yaml.safe_load_all(render({"pipeline": pipeline, "release": json.dumps(release)})) if o["kind"] == "Pod"]
+    (container,) = hook["spec"]["containers"]
+    env = {e["name"]: e["value"] for e in container["env"]}
+    assert env["URL"].startswith("http://loan-approval.prod.svc:80/")
+    there = env["URL"].replace("loan-approval.prod.svc:80", f"127.0.0.1:{asked.port}")
+    words = [sys.executable, *container["command"][1:], *container["args"]]
+    done = subprocess.run(words, env={"URL": there, "TRIES": "1"}, capture_output=True, text=True, check=False, timeout=60)
+    assert (done.returncode, said in done.stdout) == (code, True), done.stdout + done.stderr
+
+
+@pytest.fixture(scope="module")
+def asked(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    top = tmp_path_factory.mktemp("asked")
+    (top / "run").mkdir()
+    with serving(top, served.make(top / "run")) as server:
+        yield server
+
+
+@pytest.mark.kubectl
+@pytest.mark.parametrize("environment", ["dev", "staging", "prod"])
+def test_an_environments_bounds_have_room_for_its_server(environment: str) -> None:
+    """At its most pods, and once more while one release follows another; a claim of a volume would never be bound."""
+    values = yaml.safe_load((CHART / f"environments/{environment}.yaml").read_text())
+    made = [o for o in yaml.safe_load_all(render(merged(values, {"code": GIVEN["code"]}))) if o]
+    (workload,) = [o for o in made if o["kind"] in {"Deployment", "Rollout"}]
+    pod = workload["spec"]["template"]["spec"]
+    most = [o["spec"]["maxReplicas"] for o in made if o["kind"] == "HorizontalPodAutoscaler"]
+    pods = 2 * max(most, default=workload["spec"].get("replicas", 1))
+    quotas = [o for o in kustomized(f"overlays/{environment}") if o["kind"] == "ResourceQuota"]
+    (hard,) = [q["spec"]["hard"] for q in quotas]
+    (container,) = pod["containers"]
+    for kind, size in ((kind, size) for kind in ("requests", "limits") for size in ("cpu", "memory")):
+        assert pods * amount(container["resources"][kind][size]) <= amount(hard[f"{kind}.{size}"]), (kind, size)
+    claims = [v["name"] for v in pod["volumes"] if {"ephemeral", "persistentVolumeClaim"} & set(v)]
+    assert len(claims) <= int(hard["persistentvolumeclaims"]), claims
+    assert amount(container["resources"]["requests"]["memory"]) >= MEASURED, "what a server takes under load"
+
+
+def amount(text: str) -> float:
+    """Kubernetes' quantities, as far as these files have them."""
+    units = {"m": 1e-3, "Mi": 2.0**20, "Gi": 2.0**30}
+    number = text.rstrip("mMGi")
+    return float(number) * units.get(text.removeprefix(number), 1.0)
 
 
 def test_a_group_that_nobody_was_approved_of_does_not_drop_out() -> None:

@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 from ruamel.yaml import YAML
 
+from tests.conftest import ROOT
 from tests.promote.world import PRIVATE, SIGNERS, Office, because, members, office, raw, run_in
 from workflows.errors import BadInput, GateRefused
 from workflows.promote import __main__ as program
 from workflows.promote import ledger
-from workflows.promote.desk import base_values
+from workflows.promote.desk import UNSET, base_values
+from workflows.promote.helm import CHART
 from workflows.promote.promoting import asked_of
 from workflows.prove.signature import private_pem
 
 RUN = "toy-aaaaaaaaaaaa"
+CODE = f"{'1' * 64}:{'2' * 32}:3"
 
 
 @pytest.fixture
@@ -93,6 +98,85 @@ def test_values_that_say_what_is_the_promoters_to_say(tmp_path: Path) -> None:
     (tmp_path / "values.yaml").write_text("release: '{}'\nrollback: true\n")
     with pytest.raises(BadInput, match=r"release, rollback: the promoter's to say"):
         base_values(tmp_path / "values.yaml")
+
+
+@pytest.mark.parametrize("environment", ["dev", "staging", "prod"])
+def test_values_as_they_are_committed_name_no_image_and_no_code(environment: str) -> None:
+    with pytest.raises(BadInput) as caught:
+        base_values(ROOT / CHART / "environments" / f"{environment}.yaml")
+    assert [p.what for p in caught.value.problems] == ["no image", "no code"]
+    assert "countersign publish --json says it" in str(caught.value.problems[1])
+
+
+@pytest.mark.parametrize(
+    ("said", "lacking"),
+    [
+        ({"image": {"digest": f"sha256:{'a' * 64}"}, "code": CODE}, []),
+        ({"image": {"tag": "dev"}, "code": CODE}, []),
+        ({"image": {"digest": UNSET, "tag": "dev"}, "code": CODE}, ["no image"]),
+        ({"image": {"repository": "x"}, "code": CODE}, ["no image"]),
+        ({"code": CODE}, ["no image"]),
+        ({"image": {"tag": "dev"}, "code": ""}, ["no code"]),
+        ({}, ["no image", "no code"]),
+    ],
+)
+def test_what_an_environment_must_say(tmp_path: Path, said: dict[str, Any], lacking: list[str]) -> None:
+    (tmp_path / "values.yaml").write_text(json.dumps(said))
+    found: list[str] = []
+    try:
+        assert base_values(tmp_path / "values.yaml") == said
+    except BadInput as error:
+        found = [p.what for p in error.problems]
+    assert found == lacking
+
+
+def test_a_release_that_nothing_could_start_takes_no_number(bank: Office, tmp_path: Path) -> None:
+    YAML().dump(raw(released_by=because("promoter"), deploy=because("workflow")), tmp_path / "environments.yaml")
+    for who in ("vera", "olga"):
+        approve(bank, who)
+    with pytest.raises(BadInput, match="no image"):
+        program._release()
+    assert ledger.Ledger(bank.store, bank.policies, "prod").read() == ()
+
+
+def test_a_challenger_gets_its_share_and_must_pass_all_the_same(bank: Office, monkeypatch: pytest.MonkeyPatch) -> None:
+    other = "toy-bbbbbbbbbbbb"
+    run_in(bank.store, other)
+    monkeypatch.setenv("COUNTERSIGN_CHALLENGER", other)
+    monkeypatch.setenv("COUNTERSIGN_SHARE", "0.1")
+    approve(bank, "vera")
+    assert program._check().startswith(f"{RUN}, {other}: wait (0 of 1 approvals by owner")
+    approve(bank, "olga")
+    with pytest.raises(GateRefused) as caught:
+        program._release()
+    assert {p.where for p in caught.value.problems} == {f"{other} for prod"}
+    for who in ("vera", "olga"):
+        approve(bank, who, other)
+    assert program._check() == f"{RUN}, {other}: go"
+    program._release()
+    (entry,) = ledger.Ledger(bank.store, bank.policies, "prod").read()
+    assert [(v.name, v.run, v.share, v.shadow) for v in entry.variants] == [
+        ("champion", RUN, 0.9, False), ("challenger", other, 0.1, False),
+    ]  # fmt: skip
+    assert len(entry.begun.approvals) == 4
+
+
+def test_a_challenger_without_a_share_looks_on(bank: Office, monkeypatch: pytest.MonkeyPatch) -> None:
+    other = "toy-bbbbbbbbbbbb"
+    run_in(bank.store, other)
+    monkeypatch.setenv("COUNTERSIGN_CHALLENGER", other)
+    for who in ("vera", "olga"):
+        for run in (RUN, other):
+            approve(bank, who, run)
+    program._release()
+    (entry,) = ledger.Ledger(bank.store, bank.policies, "prod").read()
+    assert [(v.run, v.share, v.shadow) for v in entry.variants] == [(RUN, 1.0, False), (other, 0.0, True)]
+
+
+def test_a_share_that_is_none(bank: Office, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: ARG001
+    monkeypatch.setenv("COUNTERSIGN_SHARE", "a tenth")
+    with pytest.raises(BadInput, match="not a share"):
+        program._check()
 
 
 @pytest.mark.parametrize(("challenger", "share"), [(None, 0.1), ("b", 0.95), ("b", -0.1), ("b", float("nan"))])

@@ -15,14 +15,17 @@ import pyarrow as pa
 import pyarrow.csv
 import pyarrow.parquet as pq
 import pytest
+from ruamel.yaml import YAML
 
 from tests.conftest import Home, make_home, other_locale
 from tests.docs.test_tutorial import clone
+from tests.promote.world import because, environment
 from workflows.loan_approval import pipeline
 from workflows.plan import tasks
 
 DIRECT = ("full_name", "national_id", "street_address", "phone", "account_number", "application_id")
 pytestmark = pytest.mark.timeout(1800)
+CHAMPION = "data/loan_approval/champion/champion.json"
 LONG = 900.0  # seconds; a run takes under three minutes where nothing else is at work
 HERE = {"TZ": "UTC", "LC_ALL": "C", "PYTHONHASHSEED": "0", "OMP_NUM_THREADS": "1"}
 ELSEWHERE = {"TZ": "America/St_Johns", "PYTHONHASHSEED": "4711", "OMP_NUM_THREADS": "2"}
@@ -178,3 +181,34 @@ def test_the_plain_model_is_refused_for_being_unfair(ran: tuple[Home, Any, str],
     assert compared.code == 4
     assert compared.json["first"] == "train"
     assert compared.json["because"] == ["parameter mitigation: 'reductions', 'none'"]
+
+
+def test_what_serves_is_what_the_next_run_is_held_against(ran: tuple[Home, Any, str], tmp_path: Path) -> None:
+    """From a run to production, from there to the source that the evaluation reads, and to the next run's verdict."""
+    first, answer, _ = ran
+    home = Home(path=tmp_path / "copy", env={**first.env, "COUNTERSIGN_POLICY": str(tmp_path / "environments.yaml")})
+    shutil.copytree(first.path, home.path)
+    anyone = {"runs_by": because("anyone"), "released_by": because("anyone"), "approvals": []}
+    prod = environment(pipelines={"loan_approval": "model"}, gates=because(["performance", "fair"]), **anyone)
+    YAML().dump({"roles": {}, "environments": {"prod": prod}}, tmp_path / "environments.yaml")
+    promoted = home.ask("promote", answer["run"], "--env", "prod")
+    assert promoted.code == 0, promoted.err
+    told = home.ask("run", "loan_approval")
+    command = f"countersign champion loan_approval --env prod -o {CHAMPION}"
+    assert f"warning prod 1 serves, and {CHAMPION} says another champion: {command}" in told.err
+
+    assert home.ask(*command.split()[1:]).code == 0
+    again = home.ask("run", "loan_approval", "--json", within=LONG)
+    assert again.code == 0, again.err
+    assert "says another champion" not in again.err
+    assert again.json["run"] != answer["run"]
+    compared = json.loads(home.read("artifacts/loan_approval/evaluation.json"))["champion"]
+    assert (compared["status"], compared["name"]) == ("compared", "prod 1")
+    before, after = (rule_on_champion(a) for a in (answer, again.json))
+    assert before["value"] is None
+    assert (after["value"], after["says"]) == (0.0, "yes"), "the same model is no worse than itself"
+
+
+def rule_on_champion(answer: Any) -> Any:
+    (rule,) = [r for g in answer["gates"] for r in g["rules"] if r["metric"].startswith("champion.")]
+    return rule

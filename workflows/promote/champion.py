@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
 from workflows.declare import Pipeline
 from workflows.errors import BadInput, NotVerified, Problem
 from workflows.promote import ledger
-from workflows.promote.ledger import Ledger
-from workflows.prove import canonical
+from workflows.promote.ledger import Entry, Ledger
+from workflows.promote.policy import Policies
+from workflows.prove import canonical, digest
 from workflows.prove.record import Item
-from workflows.prove.release import Release
+from workflows.prove.release import Release, Variant
 from workflows.prove.verify import verify
 from workflows.run import keys
 from workflows.run.reader import StoreReader
@@ -30,7 +32,7 @@ def report(store: Store, releases: Ledger, pipeline: Pipeline) -> bytes:
     serving = ledger.serving([e for e in releases.read() if e.begun.pipeline == pipeline.name])
     if not serving:
         return canonical.encode(NONE)
-    champion = max((v for v in serving[-1].variants if not v.shadow), key=lambda v: v.share)
+    champion = _deciding(serving[-1])
     checked = verify(champion.run, StoreReader(store), keys.ring(store), expected_root=champion.root)
     if not checked.ok or checked.seal is None:
         raise NotVerified(*(Problem(what=f.what, where=f.where) for f in checked.findings))
@@ -40,6 +42,44 @@ def report(store: Store, releases: Ledger, pipeline: Pipeline) -> bytes:
         raise NotVerified(Problem(what="the run's model is not the one that was released", where=champion.run))
     said = {"name": _name(serving[-1].begun), "model": _read(store, model).decode(), "decision_rule": canonical.read(_read(store, rule))}
     return canonical.encode({"status": "appointed", **said})
+
+
+def others(store: Store, policies: Policies, pipeline: Pipeline, said: bytes) -> list[Release]:
+    """Releases that serve, of environments that no other comes after, where a pipeline's source says another champion.
+
+    Where the store has no release it is not known what serves: another store may have them.
+    """
+    found = []
+    for environment in _last(policies, pipeline):
+        entries = Ledger(store, policies, environment).read()
+        serving = ledger.serving([e for e in entries if e.begun.pipeline == pipeline.name])
+        if serving and not _is_that(said, entries, serving[-1]):
+            found.append(serving[-1].begun)
+    return found
+
+
+def _is_that(said: bytes, entries: Sequence[Entry], serving: Entry) -> bool:
+    """Whether a source names the run that decides in this release, by whichever release of it, and holds its model."""
+    try:
+        told = canonical.read(said)
+    except canonical.NotCanonical:
+        return False
+    named = [e for e in entries if isinstance(told, dict) and _name(e.begun) == told.get("name")]
+    champion = _deciding(serving)
+    return (
+        any(_deciding(e).root == champion.root for e in named) and digest.of_bytes(str(told.get("model")).encode()).sha256 == champion.model
+    )
+
+
+def _last(policies: Policies, pipeline: Pipeline) -> list[str]:
+    """Environments that serve a pipeline, and that nothing comes after."""
+    before = {e.after.value for e in policies.environments.values() if pipeline.name in e.pipelines}
+    return [name for name, e in policies.environments.items() if pipeline.name in e.pipelines and name not in before]
+
+
+def _deciding(entry: Entry) -> Variant:
+    """The variant that decides most."""
+    return max((v for v in entry.variants if not v.shadow), key=lambda v: v.share)
 
 
 def _name(release: Release) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,9 @@ from workflows.promote.promoting import Desk
 from workflows.run import keys, parameters
 from workflows.run.session import checkout
 from workflows.run.store.interface import Store
+
+UNSET = f"sha256:{'0' * 64}"
+"""As the environments' values are committed: whoever installs says which image it is."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -48,10 +52,30 @@ def _asked_elsewhere(pipeline: str) -> Deployer:
 
 
 def base_values(path: Path) -> dict[str, Any]:
-    """What an environment differs in from the chart's own values; `BadInput` where it says what is the promoter's to say."""
+    """What an environment differs in from the chart's own values.
+
+    `BadInput` where it says what is the promoter's to say, or not which image and code serve: a release that nothing can start
+    would be found out only after it took its number.
+    """
     found = parameters.read_yaml(path, str(path))
     if not isinstance(found, dict):
         raise BadInput(Problem(what="no values for the chart", where=str(path), expected="a mapping"))
     if mine := {"release", "pipeline", "rollback"} & set(found):
         raise BadInput(Problem(what=f"{', '.join(sorted(mine))}: the promoter's to say", where=str(path)))
+    if lacking := _lacking(found, str(path)):
+        raise BadInput(*lacking, hint="an administrator fills in what was built and published (docs/promotion.md)")
     return found
+
+
+def _lacking(values: Mapping[str, Any], where: str) -> list[Problem]:
+    image = values.get("image")
+    named = image if isinstance(image, dict) else {}
+    digest = named.get("digest") or ""
+    problems = []
+    if digest == UNSET or not (digest or named.get("tag")):
+        expected = "the digest that the registry answered when the image was pushed"
+        problems.append(Problem(what="no image", where=f"{where}: image.digest", expected=expected, got=digest or "nothing"))
+    if not values.get("code"):
+        expected = "sha256:md5:size, as countersign publish --json says it"
+        problems.append(Problem(what="no code", where=f"{where}: code", expected=expected, got="nothing"))
+    return problems

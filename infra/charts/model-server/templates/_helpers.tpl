@@ -147,16 +147,7 @@ spec:
       secret: {secretName: {{ .Values.keys.signing }}, defaultMode: 0440}
     - name: subject
       secret: {secretName: {{ .Values.keys.subject }}, defaultMode: 0440}
-    - name: log
-      {{- if eq .Values.log.volume "emptyDir" }}
-      emptyDir: {sizeLimit: {{ .Values.log.size }}}
-      {{- else }}
-      ephemeral:
-        volumeClaimTemplate:
-          spec:
-            accessModes: [ReadWriteOnce]
-            resources: {requests: {storage: {{ .Values.log.size }}}}
-      {{- end }}
+    - {name: log, emptyDir: {sizeLimit: {{ .Values.log.size }}}}
     - {name: tmp, emptyDir: {sizeLimit: 256Mi}}
     - {name: work, emptyDir: {sizeLimit: 64Mi}}
 {{- end }}
