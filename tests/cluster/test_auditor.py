@@ -99,7 +99,7 @@ def test_argos_ui_gives_out_the_report_and_the_verdicts_as_they_were_made(bank: 
     nodes = Space(name=NAMESPACE).get("workflow", name)["status"]["nodes"].values()
     found = {}
     for node in (n for n in nodes if n["type"] == "Pod"):
-        for artifact in node["outputs"].get("artifacts", []):
+        for artifact in node.get("outputs", {}).get("artifacts", []):
             if artifact["name"] != "main-logs":
                 answer = from_server(f"artifact-files/{NAMESPACE}/workflows/{name}/{node['id']}/outputs/{artifact['name']}")
                 assert answer.status == 200, answer.data
