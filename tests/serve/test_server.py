@@ -352,24 +352,21 @@ def test_every_metric_that_is_promised_moves(own: world.Made, tmp_path: Path) ->
         away = own.store.documents.with_name("away")
         own.store.documents.rename(away)
         own.store.documents.write_text("no folder, so nothing can be put into it")
-        eventually(lambda: now("log_unsent_batches") == 1)
-        assert (now("log_records"), now("log_unsigned_records"), now("log_waiting_records"), now("log_failures")) == (100, 0, 0, 0)
+        eventually(lambda: now("log_unsent_batches") >= 1 and now("log_unsigned_records") == 0)
+        assert (now("log_records"), now("log_waiting_records"), now("log_failures")) == (100, 0, 0)
         sent = now("log_sent_timestamp_seconds")
-        assert server.ask("/v1/decisions", SENT)[0] == 200
-        lines = max((tmp_path / "log").glob("*.jsonl"))
-        eventually(lambda: lines.stat().st_size)
         resource.prlimit(server.process.pid, resource.RLIMIT_FSIZE, (10, resource.RLIM_INFINITY))
         assert server.ask("/v1/decisions", SENT)[0] == 200
         eventually(lambda: now("log_waiting_records") == 1 and now("ready") == 0)
-        assert (now("log_unsigned_records"), now("log_failures") >= 1) == (1, True)
+        assert now("log_failures") >= 1
         assert server.ask("/v1/decisions", SENT)[0] == 503
         resource.prlimit(server.process.pid, resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
         eventually(lambda: now("log_waiting_records") == 0 and now("ready") == 1)
-        assert (now("log_records"), now("log_sent_timestamp_seconds")) == (102, sent)
+        assert (now("log_records"), now("log_sent_timestamp_seconds")) == (101, sent)
         own.store.documents.unlink()
         away.rename(own.store.documents)
-        eventually(lambda: now("log_unsent_batches") == 0 and now("log_unsigned_records") == 0)
-        eventually(lambda: now("log_sent_timestamp_seconds") > sent)
+        eventually(lambda: now("log_unsent_batches") == 0 and now("log_sent_timestamp_seconds") > sent)
+        eventually(lambda: server.ask("/v1/decisions", SENT)[0] == 200 and now("log_unsigned_records") > 0)
 
 
 def test_an_answer_that_the_model_would_not_give_again_is_told(own: world.Made, made: world.Made, tmp_path: Path) -> None:
