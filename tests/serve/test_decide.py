@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import suppress
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -102,6 +103,18 @@ def test_features_that_must_agree(served: Served) -> None:
     assert contract.check(body({"income": 0, "debt": 1, "gap": None, "code": 0})).values[2] is None
 
 
+def test_where_two_contracts_differ_is_said(contract: Contract) -> None:
+    assert list(contracts.differences(contract, contract)) == []
+    turned = replace(contract, features=contract.features[::-1], groups={"race": frozenset({"white"})})
+    assert list(contracts.differences(contract, turned)) == [
+        ("features", "income, debt, gap, code", "code, gap, debt, income"),
+        ("groups", "race: black, white", "race: white"),
+    ]
+    *others, code = contract.features
+    fewer = replace(contract, features=(*others, replace(code, codes=frozenset({0, 1}))), needs=("race",))
+    assert list(contracts.differences(contract, fewer)) == [("features.code.codes", "0, 1, 2", "0, 1"), ("needs", "none", "race")]
+
+
 def test_what_the_rule_needs_must_be_said(served: Served) -> None:
     contract = contracts.read({**served.report, "rule": {"kind": "per_group", "needs": ["race"]}})
     assert wrong(contract, body()) == [("groups.race", "missing: the decision rule needs it")]
@@ -166,8 +179,6 @@ def test_a_contract_of_another_form_is_refused(served: Served, change: Any) -> N
 
 
 def test_no_adverse_decision_without_a_reason(served: Served) -> None:
-    from dataclasses import replace
-
     strict = replace(served.model, rule=Rule(threshold=2.0, thresholds={}), contributions=lambda row: np.ones(len(row)))
     with pytest.raises(Undecidable):
         strict.decide(strict.contract.check(body()))

@@ -583,7 +583,7 @@ def test_batched_mode_keeps_what_a_full_disk_refused(tmp_path: Path) -> None:
             await until(lambda: not log.well)
             with pytest.raises(NotKept):  # else a crash could lose whatever was answered meanwhile
                 await log.keep(*record(1))
-        await until(lambda: not log.waiting)
+        await until(lambda: log.well)
         await log.keep(*record(2))
 
     run(tmp_path, work, strict=False)

@@ -230,7 +230,7 @@ def differences(one: Contract, other: Contract) -> Iterator[tuple[str, str, str]
     """Where they differ: the field, and what each of the two says."""
     names = [tuple(f.name for f in c.features) for c in (one, other)]
     if names[0] != names[1]:
-        yield "features", *(", ".join(n) for n in names)
+        yield "features", ", ".join(names[0]), ", ".join(names[1])
     else:
         for a, b in zip(one.features, other.features, strict=True):
             yield from _fields(a, b, f"features.{a.name}.")
