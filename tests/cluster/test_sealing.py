@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import json
 from itertools import permutations
+from pathlib import Path
 from typing import Any
 
+import certifi
 import pytest
 
+from tests.pods import NOBODY
 from tests.toy.toy import pipeline
+from workflows.cluster import incluster
 from workflows.cluster.sealing import failed_nodes, submitter_in
+from workflows.errors import BadInput, Temporary
 
 RETRIED = [
     {"displayName": "work(0:a)", "message": "No more retries left"},
@@ -61,3 +66,17 @@ def test_what_cannot_be_read_says_nothing(text: str) -> None:
 )
 def test_who_submitted_a_workflow(metadata: dict[str, Any], submitter: str | None) -> None:
     assert submitter_in({"metadata": {"uid": "one", **metadata}}, "one") == submitter
+
+
+def test_a_cluster_that_is_away_is_asked_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing is sealed before: what a seal leaves out, nobody adds later. A pod that has no account can only leave it out."""
+    told = {"WORKFLOW_NAME": "toy-1", "NAMESPACE": "dev"}
+    for name, value in {**{f"COUNTERSIGN_{k}": v for k, v in told.items()}, **NOBODY}.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(incluster, "ACCOUNT", tmp_path)
+    with pytest.raises(BadInput, match="the workflow could not be read: this pod has no account"):
+        incluster.workflow()
+    (tmp_path / "token").write_text("t")
+    (tmp_path / "ca.crt").write_bytes(Path(certifi.where()).read_bytes())
+    with pytest.raises(Temporary, match="the workflow could not be read"):
+        incluster.workflow()

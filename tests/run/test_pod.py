@@ -53,6 +53,8 @@ def test_pods_and_laptop_agree_byte_for_byte(cluster: Pods) -> None:
     checked = cluster.ask("verify", run, "--json").json
     assert checked["verified"], checked
     assert checked["outcome"] == "done"
+    assert "the seal will not say who submitted the run" in sealed.err, "nobody could be asked"
+    assert checked["submitter"] is None
     here = cluster.home.run()
     assert here["run"] == run
     assert digests(cluster) == {a["name"].partition("/")[2]: a["sha256"] for a in here["artifacts"]}

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import urllib3
-from kubernetes.client import ApiClient, ApiException, AuthenticationV1Api, Configuration, CoreV1Api, CustomObjectsApi
+from kubernetes.client import ApiClient, ApiException, AuthenticationV1Api, Configuration, CoreV1Api, CustomObjectsApi, V1SelfSubjectReview
 from kubernetes.config import ConfigException, kube_config, load_incluster_config
 from kubernetes.watch import Watch
 
@@ -27,7 +27,6 @@ ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")
 TIMEOUT = (10.0, 30.0)  # seconds to connect, to answer
 WATCHED = 50  # seconds that one watch lasts; the caller starts the next
 PAGE = 500
-WHO_AM_I = {"apiVersion": "authentication.k8s.io/v1", "kind": "SelfSubjectReview"}
 ONLY_METADATA = {"Accept": "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1,application/json"}
 ALREADY = 409
 FORBIDDEN = 403
@@ -166,7 +165,7 @@ class Kube:
     def _account(self) -> str | None:
         """Who the API server says this is; None where it does not say (before Kubernetes 1.28)."""
         try:
-            review: Any = self._authentication.create_self_subject_review(WHO_AM_I, _request_timeout=TIMEOUT)
+            review: Any = self._authentication.create_self_subject_review(V1SelfSubjectReview(), _request_timeout=TIMEOUT)
         except ApiException as error:
             if error.status not in {FORBIDDEN, NOT_FOUND}:
                 raise
