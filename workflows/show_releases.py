@@ -26,7 +26,8 @@ STYLE = {"done": "green", "begun": "yellow", "failed": "bold red", "aborted": "b
 
 
 def _console(*, stderr: bool = False) -> Console:
-    return Console(highlight=False, soft_wrap=True, stderr=stderr)
+    """Without markup and emoji: an account, a comment or a reason is shown as it stands, whoever wrote it."""
+    return Console(highlight=False, soft_wrap=True, markup=False, emoji=False, stderr=stderr)
 
 
 def draft(drafted: Draft, policies: Policies, *, quiet: bool) -> None:
@@ -155,7 +156,7 @@ def champion_unknown(source: str, error: CountersignError) -> None:
 
 
 def _warn(text: str) -> None:
-    Console(stderr=True, highlight=False, soft_wrap=True).print(Text.assemble(("warning ", "bold yellow"), text))
+    _console(stderr=True).print(Text.assemble(("warning ", "bold yellow"), text))
 
 
 def write_file(path: Path, entry: Entry) -> None:

@@ -11,6 +11,7 @@ import pytest
 from tests.promote.world import NOW, SIGNERS, because, office, policies, run_in
 from tests.prove import chain
 from tests.prove.chain import but
+from workflows import show_releases
 from workflows.errors import BadInput
 from workflows.promote.approving import Wish, draft, moment, until
 
@@ -54,3 +55,13 @@ def test_whoever_approves_is_told_whose_run_it_is(tmp_path: Path) -> None:
     assert doubts("victor") == ()
     run_in(found.store, "toy-bbbbbbbbbbbb")
     assert "nobody says who submitted the run" in doubts("victor", "toy-bbbbbbbbbbbb")[0]
+
+
+def test_what_is_signed_is_shown_as_it_stands(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """An account may have any printable name: none of it is taken for a style, or for a picture."""
+    account = "oidc:key:[admins]vera[/x]"
+    found = office(tmp_path)
+    run_in(found.store, seal=but(submitter=account))
+    wish = Wish(run=chain.RUN, environment="prod")
+    show_releases.draft(draft(found.store, found.policies, wish, signer=SIGNERS["vera"], now=NOW), found.policies, quiet=False)
+    assert f"  submitted  by {account}\n" in capsys.readouterr().err

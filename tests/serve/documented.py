@@ -19,5 +19,5 @@ def documented(**how: Any) -> dict[str, Any]:
     said = contracts.read(contract(**{"features": features, "ratios": [], **how}))
     described = api.make(State()).openapi()
     described["paths"][DECISIONS] = openapi.decisions(said)
-    openapi.complete(described, said, api.INFER)
+    openapi.complete(described, said, api.INFER, openapi.SERVED)
     return described

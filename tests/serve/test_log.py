@@ -540,6 +540,32 @@ def test_batched_mode_takes_no_request_by_halves(tmp_path: Path) -> None:
     assert disk(tmp_path).head.number == 3
 
 
+def test_what_is_being_written_waits_too(tmp_path: Path) -> None:
+    """A disk that is slow must not let twice as many decisions wait as may: a crash could lose them all."""
+    begun, go = threading.Event(), threading.Event()
+
+    async def work(log: DecisionLog) -> Any:
+        append = log.disk.append
+
+        def slow(*requests: Any) -> Any:
+            begun.set()
+            assert go.wait(10)
+            return append(*requests)
+
+        log.disk.append = slow  # type: ignore[method-assign]
+        await log.keep_all([record(0), record(1)])
+        await until(begun.is_set)
+        assert log.waiting == 2
+        with pytest.raises(NotKept):
+            await log.keep_all([record(2), record(3)])
+        await log.keep(*record(4))
+        go.set()
+        await until(lambda: not log.waiting)
+
+    run(tmp_path, work, strict=False, most_waiting=3)
+    assert disk(tmp_path).head.number == 3
+
+
 def test_whatever_the_disk_raises_the_thread_goes_on(tmp_path: Path) -> None:
     """A panic of a library in another language is no `Exception`."""
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import html
 import json
 import re
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -63,14 +64,15 @@ def test_it_says_all_that_the_document_says() -> None:
 
 def test_examples_are_decided_when_they_are_sent(tmp_path: Path, made: world.Made) -> None:
     """As they stand on the page; before the models are there, the page is there without them."""
-    asked = re.compile(r"""curl -s "\$SERVER(?P<path>[^"]*)" -H 'content-type: application/json' -d '(?P<body>.*?)'</code>""", re.DOTALL)
+    asked = re.compile(r"<code>(curl .*?)</code>", re.DOTALL)
 
     async def work(w: World) -> Any:
         w.state.service, service = None, w.state.service
         early = await w.ask("/docs", method="GET")
         w.state.service = service
         said = await w.ask("/docs", method="GET")
-        sent = [(m["path"].format(name="loan_approval", version=7), html.unescape(m["body"])) for m in asked.finditer(said.body.decode())]
+        commands = [shlex.split(html.unescape(c)) for c in asked.findall(said.body.decode())]
+        sent = [(words[2].removeprefix("$SERVER"), words[-1]) for words in commands]
         return early, said, [(path, await w.ask(path, json.loads(body))) for path, body in sent]
 
     early, said, answers = run(tmp_path, made, work)
@@ -83,7 +85,20 @@ def test_examples_are_decided_when_they_are_sent(tmp_path: Path, made: world.Mad
     }
 
 
-def test_a_rule_that_needs_a_group_has_it_in_the_example() -> None:
+def test_bounds_are_said_as_they_are() -> None:
+    """All digits of an amount, and none of a float's last ones."""
+    assert page.kind({"type": "number", "minimum": 0.1, "maximum": 1_234_567.0}, {}) == "number, 0.1 to 1234567"
+    assert page.kind({"type": "integer", "maximum": 10_000_000}, {}) == "whole number, at most 10000000"
 
+
+def test_a_command_is_one_for_a_shell_whatever_an_example_says() -> None:
+    described = documented()
+    examples = described["paths"]["/v1/decisions"]["post"]["requestBody"]["content"]["application/json"]["examples"]
+    examples["application"]["value"]["subject"] = "o'hara; $(rm x)"
+    decide = next(o for o in page.operations(described) if o.id == "decide")
+    assert json.loads(shlex.split(decide.asked[0])[-1])["subject"] == "o'hara; $(rm x)"
+
+
+def test_a_rule_that_needs_a_group_has_it_in_the_example() -> None:
     needing = contracts.read(contract(rule={"kind": "per_group", "needs": ["race"]}, ratios=[]))
     assert needing.check(openapi.example(needing)).groups == {"race": "black"}

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import http.client
 import json
 import ssl
 import urllib.error
 import urllib.request
 from collections.abc import Mapping
+from http import HTTPStatus
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +20,7 @@ NAME = "COUNTERSIGN_WORKFLOW_NAME"
 NAMESPACE = "COUNTERSIGN_NAMESPACE"
 TIMEOUT = 20.0  # seconds
 SERVER_ERROR = 500
+BUSY = {HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.TOO_MANY_REQUESTS}
 UNNOTED = "the run is sealed, but its root could not be noted"
 UNREAD = "the workflow could not be read"
 
@@ -52,10 +55,10 @@ def _ask(method: str, failed: str, change: Mapping[str, Any] | None = None) -> b
         with urllib.request.urlopen(request, timeout=TIMEOUT, context=context) as answer:  # noqa: S310  # https to the API server only
             return bytes(answer.read())
     except urllib.error.HTTPError as error:
-        kind = Temporary if error.code >= SERVER_ERROR else BadInput
+        kind = Temporary if error.code >= SERVER_ERROR or error.code in BUSY else BadInput
         hint = "the exit handler's account needs the right to get and patch workflows: kubectl apply -k infra/argo/overlays/ENVIRONMENT"
         raise kind(Problem(what=f"{failed}: HTTP {error.code}", where=where), hint=hint) from error
     except FileNotFoundError as error:
         raise BadInput(Problem(what=f"{failed}: this pod has no account", where=where)) from error
-    except OSError as error:
+    except (OSError, http.client.HTTPException) as error:  # the second: an answer that breaks off
         raise Temporary(Problem(what=f"{failed}: {error}", where=where)) from error

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Any
 
 from fastapi import FastAPI
@@ -59,19 +60,27 @@ def _describe(app: FastAPI, state: State) -> None:
     """The framework's own description, with decisions as the contract has them; made anew, as models are loaded later."""
     own = app.openapi
 
-    def described() -> dict[str, Any]:
+    # Made once for what is served: each takes as long as many decisions.
+    @lru_cache(maxsize=1)
+    def described(service: Service | None) -> dict[str, Any]:
         app.openapi_schema = None
-        contract = state.service.contract if state.service else None
+        contract = service.contract if service else None
         schema = own()
         schema["paths"] = {DECISIONS: openapi.decisions(contract), **schema["paths"]}
-        openapi.complete(schema, contract, INFER)
+        release = service.release if service else None
+        served = {"name": release.pipeline, "version": str(release.sequence)} if release else openapi.SERVED
+        openapi.complete(schema, contract, INFER, served)
         return schema
 
-    app.openapi = described  # type: ignore[method-assign]  # as FastAPI's own documentation does it
+    @lru_cache(maxsize=1)
+    def shown(service: Service | None) -> str:
+        return page.render(described(service))
+
+    app.openapi = lambda: described(state.service)  # type: ignore[method-assign]  # as FastAPI's own documentation does it
 
     @app.get("/docs", include_in_schema=False)
     async def docs() -> HTMLResponse:
-        return HTMLResponse(page.render(described()))
+        return HTMLResponse(shown(state.service))
 
 
 def _refusals(app: FastAPI) -> None:

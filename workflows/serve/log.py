@@ -108,7 +108,7 @@ class DecisionLog:
         if self._turns:
             self._work(*self._turns.popleft())
         elif self._waiting and not self._due:
-            taken, self._waiting, self.waiting = self._waiting, [], 0
+            taken, self._waiting = self._waiting, []
             self._work(lambda: self.disk.append(*(w.records for w in taken)), lambda heads, error: self._written(taken, heads, error))
 
     def _work(self, do: Callable[[], object], then: Then) -> None:
@@ -138,6 +138,8 @@ class DecisionLog:
         self._todo.put(work)
 
     def _written(self, taken: list[_Waiting], heads: object, error: BaseException | None) -> None:
+        if error is None or self.limits.strict:
+            self.waiting -= sum(len(w.records) for w in taken)
         if error is None:
             self.well = True
             for w, head in zip(taken, heads, strict=True):  # type: ignore[call-overload]  # a list of heads each
@@ -149,7 +151,6 @@ class DecisionLog:
                 w.told.set_exception(NotKept(f"the decision log cannot be written: {error}"))
         if not self.limits.strict:
             self._waiting = [*taken, *self._waiting]
-            self.waiting += sum(len(w.records) for w in taken)
             self._due = True
             asyncio.get_running_loop().call_later(TICK, self._next)
         self._failed(error)

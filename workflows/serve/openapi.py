@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from workflows.serve.contract import LONGEST_SUBJECT, Contract, Feature
@@ -29,7 +29,7 @@ WITH_ERROR = PROBLEM | {
     | {"error": {"type": "string", "description": "All of it in one text, for clients of this protocol"}},
 }
 """On paths of the Open Inference Protocol."""
-PARAMETERS = {"name": "The pipeline, such as loan_approval", "version": "The release's number"}
+PARAMETERS = {"name": "The pipeline", "version": "The release's number"}
 REFUSALS = {
     "400": "Malformed JSON",
     "404": "No such model, or not in this version",
@@ -68,8 +68,11 @@ def decisions(contract: Contract | None) -> dict[str, Any]:
     }
 
 
-def complete(described: dict[str, Any], contract: Contract | None, infer: Iterable[str]) -> None:
-    """Add to the framework's description what it cannot know: examples and answers of inferences, and what stands in a path."""
+def complete(described: dict[str, Any], contract: Contract | None, infer: Iterable[str], served: Mapping[str, str]) -> None:
+    """Add to the framework's description what it cannot know: examples and answers of inferences, and what stands in a path.
+
+    `served` is parameter of a path -> its value for what is served.
+    """
     # A rule that needs a group cannot be asked in tensors.
     examples = {"rows": {"value": tensors(contract)}} if contract and not contract.needs else {}
     answer = {"schema": INFERRED, "examples": {"declined": {"value": INFERENCE_EXAMPLE}}}
@@ -79,7 +82,7 @@ def complete(described: dict[str, Any], contract: Contract | None, infer: Iterab
         said["responses"]["200"] = {"description": "The decisions", "content": {"application/json": answer}}
     for operation in (o for item in described["paths"].values() for o in item.values()):
         for parameter in operation.get("parameters", ()):
-            parameter["description"] = PARAMETERS[parameter["name"]]
+            parameter |= {"description": PARAMETERS[parameter["name"]], "example": served[parameter["name"]]}
 
 
 def tensors(contract: Contract) -> dict[str, Any]:
@@ -195,9 +198,11 @@ INFERRED = {
         },
     },
 }
+SERVED = {"name": "loan_approval", "version": "7"}
+"""Where nothing is served yet."""
 INFERENCE_EXAMPLE = {
-    "model_name": "loan_approval",
-    "model_version": "7",
+    "model_name": SERVED["name"],
+    "model_version": SERVED["version"],
     "id": None,
     "outputs": [
         {"name": "score", "datatype": "FP64", "shape": [1], "data": [EXAMPLE["score"]]},

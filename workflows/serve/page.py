@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -45,6 +46,8 @@ class Operation:
     summary: str
     description: str
     parameters: tuple[Field, ...]
+    asked: tuple[str, ...]
+    """Commands that send the examples, for a shell in which `SERVER` is set."""
     body: Body | None
     answer: Body | None
     statuses: tuple[tuple[str, str], ...]
@@ -69,6 +72,7 @@ def operations(described: Mapping[str, Any]) -> Iterator[Operation]:
     for path, item in described["paths"].items():
         for method in (m for m in METHODS if m in item):
             said = item[method]
+            body = _body(said.get("requestBody", {}), described)
             yield Operation(
                 id=said["operationId"],
                 method=method.upper(),
@@ -76,10 +80,16 @@ def operations(described: Mapping[str, Any]) -> Iterator[Operation]:
                 summary=said["summary"],
                 description=said.get("description", ""),
                 parameters=tuple(_parameter(p, described) for p in said.get("parameters", ())),
-                body=_body(said.get("requestBody", {}), described),
+                asked=tuple(_command(path, said, example) for example in (body.examples if body else ())),
+                body=body,
                 answer=_body(said["responses"].get("200", {}), described),
                 statuses=tuple((status, r["description"]) for status, r in sorted(said["responses"].items())),
             )
+
+
+def _command(path: str, said: Mapping[str, Any], example: str) -> str:
+    named = path.format(**{p["name"]: p["example"] for p in said.get("parameters", ())})
+    return f"curl -s \"$SERVER\"{shlex.quote(named)} -H 'content-type: application/json' -d {shlex.quote(example)}"
 
 
 def _parameter(said: Mapping[str, Any], described: Mapping[str, Any]) -> Field:
@@ -129,8 +139,8 @@ def _bounds(schema: Mapping[str, Any], low: str, high: str, unit: str = "") -> s
     if least is None and most is None:
         return ""
     if most is None:
-        return f", at least {least:g}{unit}"
-    return f", at most {most:g}{unit}" if least is None else f", {least:g} to {most:g}{unit}"
+        return f", at least {least:.12g}{unit}"
+    return f", at most {most:.12g}{unit}" if least is None else f", {least:.12g} to {most:.12g}{unit}"
 
 
 def _plain(schema: Mapping[str, Any], described: Mapping[str, Any]) -> Mapping[str, Any]:
