@@ -41,7 +41,8 @@ def bank(space: Space, template: Path, tmp_path_factory: pytest.TempPathFactory)
     found = Bank(toy=toy_in(space, home_from(template, scratch)), scratch=scratch)
     staging = environment(namespace=because(space.name), gates=because(["enough"]))
     staging["approvals"] = [{"role": "vera", "count": 1, "because": WHY}]
-    found.decide({who: found.key(LAPTOP if who == "pipeline" else who) for who in ("pipeline", "vera", "promoter")}, {"staging": staging})
+    keys = {who: found.key(LAPTOP if who == "pipeline" else who) for who in ("pipeline", "vera", "promoter")}
+    found.decide({who: {who: key} for who, key in keys.items()}, {"staging": staging})
     found.install("staging", {})
     return found
 

@@ -1,6 +1,7 @@
 """The way of docs/promotion.md on a real cluster, from gates to production and back, with an application that asks all the while.
 
-Three runs of the loan model on its real data pass their gates; one of them approves everybody, which no gate minds.
+Three runs of the loan model on its real data pass their gates; one of them approves everybody, which no gate minds. An engineer
+submitted them to the cluster, as their seals say, and production takes no others.
 
 Two people approve, a canary is let through by its analysis, another is taken back, the release before comes back by one command.
 No request may fail, and every answer must stand in the decision log, once.
@@ -20,6 +21,7 @@ from tests.cluster.bank import LAPTOP, Bank
 from tests.cluster.office import Caller, Office, from_gates
 from tests.cluster.real import kubectl, new_space, toy_in, wait
 from tests.conftest import ROOT, home_from, lacking
+from tests.promote.world import because
 from tests.serve import world as served
 from workflows.cluster.interface import Phase
 
@@ -35,7 +37,8 @@ def office(cluster: None, template: Path, tmp_path_factory: pytest.TempPathFacto
     kubectl("apply", "--server-side", "--force-conflicts", "-k", str(ROOT / "infra/policies"))
     space = new_space(name)
     scratch = tmp_path_factory.mktemp("office")
-    yield Office(Bank(toy=toy_in(space, home_from(template, scratch)), scratch=scratch), runs=from_gates)
+    bank = Bank(toy=toy_in(space, home_from(template, scratch)), scratch=scratch)
+    yield Office(bank, runs=from_gates, prod={"known_submitter": because(value=True)})
     kubectl("delete", "namespace", name, "--wait=false")
 
 
@@ -54,6 +57,7 @@ def test_from_gates_to_production_and_back(office: Office) -> None:
     early = bank.ask(LAPTOP, "promote", good, "--env", "prod", "--check", "--json")
     assert early.code == 3
     assert "staging" in " ".join(early.json["reasons"])
+    assert early.json["submitter"] == office.runs.submitter
     for run in (good, better, bad):
         said = bank.ask(LAPTOP, "promote", run, "--env", "staging", "--json")
         assert said.code == 0, said.err
@@ -108,4 +112,4 @@ def test_from_gates_to_production_and_back(office: Office) -> None:
     assert history["releases"][-1]["variants"][0]["run"] == good
     served_then = bank.history("prod", "--at", begun)
     assert served_then["serving"] == [1]
-    assert sorted(a["name"] for a in served_then["releases"][0]["approved_by"]) == ["owner", "validator"]
+    assert sorted(a["name"] for a in served_then["releases"][0]["approved_by"]) == ["olga", "vera"]
