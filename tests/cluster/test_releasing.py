@@ -44,11 +44,11 @@ def office(cluster: None, template: Path, tmp_path_factory: pytest.TempPathFacto
 
 def drain(office: Office) -> None:
     """As a node asks its pods to leave: one by one, and told to wait while too few would be left."""
-    before = wait(lambda: len(p := office.serving_pods()) == 2 and p, "two pods serve", patience=60)
+    before = wait(lambda: len(p := office.serving_pods()) == 2 and p, "two pods serve")
     assert office.evict(before[0])
     assert not office.evict(before[1]), "the disruption budget keeps one"
-    wait(lambda: len(office.serving_pods()) == 2 and office.evict(before[1]), "the second may leave", patience=90)
-    wait(lambda: len(p := office.serving_pods()) == 2 and not set(p) & set(before), "others serve", patience=90)
+    wait(lambda: len(office.serving_pods()) == 2 and office.evict(before[1]), "the second may leave")
+    wait(lambda: len(p := office.serving_pods()) == 2 and not set(p) & set(before), "others serve")
 
 
 def test_from_gates_to_production_and_back(office: Office) -> None:
@@ -72,7 +72,7 @@ def test_from_gates_to_production_and_back(office: Office) -> None:
     begun = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
     with Caller(office.url, features=office.runs.features) as caller:
-        wait(lambda: len(caller.answered) > 20, "decisions are answered", patience=60)
+        wait(lambda: len(caller.answered) > 20, "decisions are answered")
         assert {a["decision"] for a in caller.answered} == {"approved", "declined"}
         office.approve(better)
         second = office.ask("promote", better, "--reason", "a canary that shows well")
@@ -87,13 +87,13 @@ def test_from_gates_to_production_and_back(office: Office) -> None:
         drain(office)
         back = office.ask("rollback", "--reason", "the drill")
         assert back.code == 0, back.err + back.out
-        wait(lambda: caller.sequence == back.json["sequence"], "what was rolled back to answers", patience=60)
+        wait(lambda: caller.sequence == back.json["sequence"], "what was rolled back to answers")
     assert caller.failed == [], f"{len(caller.failed)} of {len(caller.answered)}: {caller.failed[:5]}"
     assert {a["release"]["sequence"] for a in caller.answered} >= {1, 2, 4}
 
     # Every answer is in the log, once; none is there twice.
     answered = Counter(a["id"] for a in caller.answered)
-    wait(lambda: not answered - office.logged(), "the log has every decision", patience=90)
+    wait(lambda: not answered - office.logged(), "the log has every decision")
     assert max(answered.values()) == max(office.logged().values()) == 1
     checked = bank.ask(LAPTOP, "decisions", "--env", "prod", "--json")
     assert checked.code == 0, checked.err + checked.out

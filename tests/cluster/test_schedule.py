@@ -7,7 +7,6 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import datetime
-from typing import Any
 
 import pytest
 
@@ -88,23 +87,25 @@ def test_a_run_that_is_still_going_leaves_no_second_one(scheduled: Toy) -> None:
 def test_what_was_due_while_nobody_looked_runs_once_and_late(scheduled: Toy) -> None:
     """Of the times that went by, the last one, if it is not longer ago than the schedule's deadline."""
     toy = scheduled
-    often(toy, {"concurrencyPolicy": "Allow"})  # else the run that goes on would forbid it
+    seconds = 2 * OFTEN
+    often(toy, seconds, concurrencyPolicy="Allow")  # else the run that goes on would forbid it
     first(toy)
     with no_controller():
         before = started(toy)
-        time.sleep(2.5 * OFTEN)
+        # Until just after it was due for the second time: nearly as long is left to come back in, until it is due for the third.
+        time.sleep(max(before.values()) + 2 * seconds + 1 - time.time())
         back = time.time()
     late = wait(lambda: {n: due for n, due in started(toy).items() if n not in before and due < back}, "the late run")
     wait(lambda: any(due > back for due in started(toy).values()), "the next, when it is due")
     assert {n for n, due in started(toy).items() if n not in before and due < back} == set(late)
     ((name, due),) = late.items()
     assert name == f"toy-{due:.0f}"
-    assert due > max(before.values()) + OFTEN, "the one before it, which was missed, too, is not run"
+    assert due > max(before.values()) + seconds, "the one before it, which was missed, too, is not run"
 
 
-def often(toy: Toy, change: dict[str, Any] | None = None) -> None:
+def often(toy: Toy, seconds: int = OFTEN, **change: str) -> None:
     """Start the schedule every few seconds."""
-    toy.space.patch("cronworkflow", "toy", {"spec": {"schedules": [f"@every {OFTEN}s"], **(change or {})}})
+    toy.space.patch("cronworkflow", "toy", {"spec": {"schedules": [f"@every {seconds}s"], **change}})
 
 
 def started(toy: Toy) -> dict[str, float]:
