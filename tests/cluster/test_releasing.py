@@ -37,9 +37,11 @@ def office(cluster: None, template: Path, tmp_path_factory: pytest.TempPathFacto
     kubectl("apply", "--server-side", "--force-conflicts", "-k", str(ROOT / "infra/policies"))
     space = new_space(name)
     scratch = tmp_path_factory.mktemp("office")
-    bank = Bank(toy=toy_in(space, home_from(template, scratch)), scratch=scratch)
-    yield Office(bank, runs=from_gates, prod={"known_submitter": because(value=True)})
-    kubectl("delete", "namespace", name, "--wait=false")
+    try:
+        bank = Bank(toy=toy_in(space, home_from(template, scratch)), scratch=scratch)
+        yield Office(bank, runs=from_gates, prod={"known_submitter": because(value=True)})
+    finally:
+        kubectl("delete", "namespace", name, "--wait=false")
 
 
 def drain(office: Office) -> None:
