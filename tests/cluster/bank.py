@@ -40,10 +40,10 @@ class Bank:
         policy = {"COUNTERSIGN_POLICY": str(self.policy)} if self.policy.exists() else {}
         return self.toy.home.ask(*words, cwd=cwd, within=900, env={**self.toy.env, **keys, **policy, **(env or {})})
 
-    def decide(self, keys: dict[str, str], environments: dict[str, Any]) -> None:
-        """Write the policy: a role for each of these keys, by name."""
-        roles = {role: {"because": WHY, "members": [{"key": key, "name": role}]} for role, key in keys.items()}
-        YAML().dump({"roles": roles, "environments": environments}, self.policy)
+    def decide(self, roles: Mapping[str, Mapping[str, str]], environments: dict[str, Any]) -> None:
+        """Write the policy: for each role the keys of its members, by their names."""
+        said = {r: {"because": WHY, "members": [{"key": key, "name": n} for n, key in keys.items()]} for r, keys in roles.items()}
+        YAML().dump({"roles": said, "environments": environments}, self.policy)
 
     def install(self, environment: str, values: dict[str, Any]) -> None:
         """What an administrator does once: the promoter's key, and its settings."""

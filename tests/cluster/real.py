@@ -236,6 +236,25 @@ def new_space(name: str) -> Space:
     return space
 
 
+def token_of(space: Space, account: str) -> str:
+    return space.kubectl("create", "token", account, "--duration=1h").strip()
+
+
+def only_as(space: Space, account: str, folder: Path) -> dict[str, str]:
+    """The environment of someone who has this account of the namespace, and no other way in."""
+    raw = json.loads(kubectl("config", "view", "--raw", "--minify", "-o", "json"))
+    raw["users"][0]["user"] = {"token": token_of(space, account)}
+    (folder / "kubeconfig").write_text(json.dumps(raw))
+    return {"KUBECONFIG": str(folder / "kubeconfig")}
+
+
+def admit(space: Space, who: str) -> str:
+    """Give somebody an account of the namespace's own, with the right to submit; how the API server names it."""
+    space.kubectl("create", "serviceaccount", who)
+    space.kubectl("create", "rolebinding", who, "--role=countersign-submitter", f"--serviceaccount={space.name}:{who}")
+    return f"system:serviceaccount:{space.name}:{who}"
+
+
 def _bucket(settings: Mapping[str, str]) -> str:
     return settings["store"].removeprefix("s3://").split("/")[0]
 

@@ -41,7 +41,8 @@ def bank(space: Space, template: Path, tmp_path_factory: pytest.TempPathFactory)
     found = Bank(toy=toy_in(space, home_from(template, scratch)), scratch=scratch)
     staging = environment(namespace=because(space.name), gates=because(["enough"]))
     staging["approvals"] = [{"role": "vera", "count": 1, "because": WHY}]
-    found.decide({who: found.key(LAPTOP if who == "pipeline" else who) for who in ("pipeline", "vera", "promoter")}, {"staging": staging})
+    keys = {who: found.key(LAPTOP if who == "pipeline" else who) for who in ("pipeline", "vera", "promoter")}
+    found.decide({who: {who: key} for who, key in keys.items()}, {"staging": staging})
     found.install("staging", {})
     return found
 
@@ -115,6 +116,7 @@ def test_two_at_once_come_one_after_the_other(bank: Bank) -> None:
     assert {r["variants"][0]["run"] for r in (one, two)} == set(runs)
     assert {one["state"], two["state"]} == {"done"}
     assert one["ended"] <= two["began"]
+    assert [len(bank.toy.attempts(name, "release")) for name in names] == [1, 1], "neither found the other at it"
     begun = [bank.toy.space.get("workflow", name)["status"] for name in names]
     assert max(s["startedAt"] for s in begun) < min(s["finishedAt"] for s in begun), "both were at it at the same time"
 

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from tests.cluster.real import Space, Toy, from_server, kubectl, server_address, toy_in, wait
+from tests.cluster.real import Space, Toy, from_server, only_as, server_address, token_of, toy_in, wait
 from tests.cluster.test_commands import commit_of, plain, row, terminal
 from tests.conftest import Home, git, home_from
 from workflows.cluster.interface import Phase, Submission
@@ -61,18 +61,6 @@ class Server:
 @pytest.fixture(scope="module")
 def server(space: Space) -> Server:
     return Server(address=server_address(), token=f"Bearer {token_of(space, 'countersign-submitter')}", namespace=space.name)
-
-
-def token_of(space: Space, account: str) -> str:
-    return space.kubectl("create", "token", account, "--duration=1h").strip()
-
-
-def only_as(space: Space, account: str, folder: Path) -> dict[str, str]:
-    """The environment of someone who has this account of the namespace, and no other way in."""
-    raw = json.loads(kubectl("config", "view", "--raw", "--minify", "-o", "json"))
-    raw["users"][0]["user"] = {"token": token_of(space, account)}
-    (folder / "kubeconfig").write_text(json.dumps(raw))
-    return {"KUBECONFIG": str(folder / "kubeconfig")}
 
 
 @dataclass(frozen=True, kw_only=True)

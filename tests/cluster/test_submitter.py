@@ -13,8 +13,7 @@ import pytest
 from ruamel.yaml import YAML
 
 from tests.cluster.bank import LAPTOP, WHY, Bank
-from tests.cluster.real import Space, kubectl, new_space, toy_in, wait
-from tests.cluster.test_submit import only_as
+from tests.cluster.real import Space, admit, kubectl, new_space, only_as, toy_in, wait
 from tests.conftest import ROOT, home_from, lacking
 from tests.promote.world import because, environment
 from workflows.cluster.interface import Submission
@@ -31,8 +30,7 @@ def space(cluster: None) -> Iterator[Space]:
         lacking("argo: make cluster-up builds it")
     kubectl("apply", "--server-side", "--force-conflicts", "-f", str(ROOT / "infra/policies/workflows.yaml"))
     found = new_space("submitter")
-    found.kubectl("create", "serviceaccount", "vera")
-    found.kubectl("create", "rolebinding", "vera", "--role=countersign-submitter", f"--serviceaccount={found.name}:vera")
+    admit(found, "vera")
     kubectl("label", "namespace", found.name, "countersign/environment=staging", "--overwrite")
     # A policy takes a moment until every part of the API server knows it.
     wait(lambda: "names who creates" in _tried(found, "somebody@bank"), "the policy holds", patience=60)
