@@ -95,7 +95,8 @@ def from_gates(bank: Bank, store: Store) -> Runs:
     # Where it counts as an environment, the API server refuses a workflow that names somebody else as its submitter.
     kubectl("label", "namespace", space.name, "countersign/environment=dev", "--overwrite")
     changes = {"good": (), "better": ("--set", "train.profile.seed=2"), "bad": ("--set", "train.threshold=0.001")}
-    names, features = {}, []
+    names: dict[str, str] = {}
+    features: list[dict[str, Any]] = []
     for name, change in changes.items():
         computed = ask("run", "loan_approval", *change)
         features = features or by_turns(home.path / "artifacts/loan_approval")

@@ -451,10 +451,11 @@ def test_errors_of_the_protocol_have_its_member(tmp_path: Path, made: world.Made
         ({"path": "/v2/models/other", "method": "GET"}, "no such model: loan_approval, version 7"),
         ({"path": "/v2/nowhere", "method": "GET"}, "Not Found: GET /docs lists what there is"),
     ]
+    elsewhere: list[dict[str, Any]] = [{"body": {}}, {"path": "/nowhere"}, {"path": "/v1/contract"}]
 
     async def work(w: World) -> Any:
         said = [(await w.ask(**how)).json for how, _ in sent]
-        others = [(await w.ask(**how)).json for how in ({"body": {}}, {"path": "/nowhere"}, {"path": "/v1/contract"})]
+        others = [(await w.ask(**how)).json for how in elsewhere]
         w.state.draining = True
         return said, others, (await w.ask(INFER, TENSORS)).json
 

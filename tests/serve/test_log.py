@@ -578,7 +578,7 @@ def test_whatever_the_disk_raises_the_thread_goes_on(tmp_path: Path) -> None:
         def panics(*_: Any) -> Any:
             raise Panic("out of memory")
 
-        log.disk.append = panics  # type: ignore[method-assign, assignment]
+        log.disk.append = panics  # type: ignore[method-assign]
         with pytest.raises(NotKept, match="out of memory"):
             await asyncio.wait_for(log.keep(*record(0)), 10)
         assert not log.well

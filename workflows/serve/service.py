@@ -104,7 +104,9 @@ class Service:
         """The answers to one request's applications, all kept together. Raises as `decide` does, and then none is kept."""
         made = [self._made(body, trace) for body in bodies]
         heads = await self.log.keep_all([(m.record, m.milliseconds) for m in made])
-        return [self.answer(m, head) for m, head in zip(made, heads or [None] * len(made), strict=True)]
+        if heads is None:
+            return [self.answer(m, None) for m in made]
+        return [self.answer(m, head) for m, head in zip(made, heads, strict=True)]
 
     def _made(self, body: object, trace: str | None) -> Made:
         subject = body.get("subject") if isinstance(body, dict) else None
