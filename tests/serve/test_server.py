@@ -231,17 +231,20 @@ def test_with_all_connections_taken_it_is_alive(own: world.Made, tmp_path: Path)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     with serving(tmp_path, own) as server, ExitStack() as held:
 
-        def status(path: str, body: Any = None) -> int:
+        def asked(path: str, body: Any = None) -> http.client.HTTPResponse:
             with closing(server.connection()) as over:
                 over.request("POST" if body else "GET", path, json.dumps(body), {"content-type": "application/json"})
-                return over.getresponse().status
+                return over.getresponse()
 
         for _ in range(MOST_CONNECTIONS):
             held.enter_context(socket.create_connection(("127.0.0.1", server.port)))
-        assert [status("/v2/health/live"), status("/v2/health/ready?why")] == [200, 200]
-        assert status("/v1/decisions", SENT) == 503
+        assert [asked("/v2/health/live").status, asked("/v2/health/ready?why").status] == [200, 200]
+        away = asked("/v1/decisions", SENT)
+        assert (away.status, away.headers["retry-after"], away.headers["connection"]) == (503, "1", "close")
+        assert json.loads(away.read())["title"] == "too many connections"
         held.close()
-        eventually(lambda: status("/v1/decisions", SENT) == 200)
+        eventually(lambda: asked("/v1/decisions", SENT).status == 200)
+        assert server.metrics()['countersign_requests_total{route="/v1/decisions",status="503"}'] >= 1
 
 
 def test_what_does_not_verify_is_not_served(own: world.Made, tmp_path: Path) -> None:

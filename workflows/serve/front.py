@@ -98,8 +98,9 @@ class State:
 class Front:
     """The application that the server runs."""
 
-    def __init__(self, state: State, rest: App, metrics: Metrics, bounds: Bounds) -> None:
-        self.state, self.rest, self.metrics, self.bounds = state, rest, metrics, bounds
+    def __init__(self, state: State, rest: App, metrics: Metrics, bounds: Bounds, crowded: Callable[[], bool] = lambda: False) -> None:
+        """`crowded` says whether all the connections are taken that may be open at a time."""
+        self.state, self.rest, self.metrics, self.bounds, self.crowded = state, rest, metrics, bounds, crowded
         self.at_work = 0
         self._seconds: dict[str, Callable[[float], None]] = {}
         self._counts: dict[tuple[str, int], Callable[[], None]] = {}
@@ -109,12 +110,14 @@ class Front:
             await self.rest(scope, receive, send)
             return
         path = scope["path"]
-        if path in HEALTH:  # never sent away: a busy server is alive
+        if path in HEALTH:  # never sent away: a busy server is alive, and so is one that has all the connections it takes
             await self.rest(scope, receive, send)
             return
         route = DECISIONS if path == DECISIONS else "other"
         status = 500
         try:
+            if self.crowded():
+                raise Refused(503, "too many connections", "try again, and keep connections open for more requests", retry=1)
             self._find_room()
             if route == DECISIONS:
                 answer = await self._decision(scope, receive)
@@ -124,9 +127,8 @@ class Front:
                 status = await self._other(scope, receive, send)
         except Refused as refused:
             status = refused.status
-            await reply(
-                send, status, refused.body(path), retry=refused.retry, problem=True, closing=self.state.draining or status in {408, 413}
-            )
+            closing = self.state.draining or self.crowded() or status in {408, 413}
+            await reply(send, status, refused.body(path), retry=refused.retry, problem=True, closing=closing)
         except Gone:
             status = 499  # as nginx calls it: nobody is there to be answered
         except Exception:

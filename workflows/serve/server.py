@@ -43,7 +43,7 @@ from workflows.run.store.open import STORE, open_store
 from workflows.serve import api, loading, shipping
 from workflows.serve.disk import Disk, Owner, clear, unsent
 from workflows.serve.entry import Keeper
-from workflows.serve.front import HEALTH, Bounds, Front, State
+from workflows.serve.front import Bounds, Front, State
 from workflows.serve.log import DecisionLog, Limits
 from workflows.serve.release import Release
 from workflows.serve.service import Service
@@ -58,7 +58,6 @@ KEEP = 1024**3  # bytes of the log that stay on the disk where all is sent; at m
 FULL = 0.9  # of what the log may take: a volume that is larger than it may be costs the pod, with what is not in the store yet
 HEADERS = 10.0  # seconds
 MOST_CONNECTIONS = 2048
-PROBES = frozenset(path.encode() for path in HEALTH)
 UNITS = {"": 1} | {u: 1000**i for i, u in enumerate("kMGT", 1)} | {f"{u}i": 1024**i for i, u in enumerate("KMGT", 1)}
 SIZE = re.compile(rf"([1-9][0-9]*)({'|'.join(UNITS)})")
 log = structlog.get_logger()
@@ -138,8 +137,6 @@ class _Protocol(HttpToolsProtocol):
 
     def on_headers_complete(self) -> None:
         self._done()
-        # A server that has all the connections it takes is alive, and its probes must learn so.
-        self.limit_concurrency = None if self.url.partition(b"?")[0] in PROBES else MOST_CONNECTIONS
         super().on_headers_complete()
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -163,7 +160,7 @@ class Process:
         self.given = given
         self.state = State()
         self.metrics = Metrics()
-        front = Front(self.state, api.make(self.state), self.metrics, bounds)
+        front = Front(self.state, api.make(self.state), self.metrics, bounds, self._crowded)
         self._traces = _traces(given.release)
         config = uvicorn.Config(
             self._traces.around(front) if self._traces else front,
@@ -177,7 +174,6 @@ class Process:
             server_header=False,
             timeout_keep_alive=30,
             timeout_graceful_shutdown=20,
-            limit_concurrency=MOST_CONNECTIONS,
         )
         self._server = _Uvicorn(config)
         self._log: DecisionLog | None = None
@@ -212,6 +208,9 @@ class Process:
         await asyncio.gather(self._finish(), *([self._traces.close()] if self._traces else []))
         metrics.shutdown()
         return code
+
+    def _crowded(self) -> bool:
+        return len(self._server.server_state.connections) >= MOST_CONNECTIONS
 
     async def _work(self) -> None:
         """Load, then send the log for as long as the server runs."""
