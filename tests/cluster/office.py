@@ -95,15 +95,15 @@ def from_gates(bank: Bank, store: Store) -> Runs:
     # Where it counts as an environment, the API server refuses a workflow that names somebody else as its submitter.
     kubectl("label", "namespace", space.name, "countersign/environment=dev", "--overwrite")
     changes = {"good": (), "better": ("--set", "train.profile.seed=2"), "bad": ("--set", "train.threshold=0.001")}
-    names: dict[str, str] = {}
+    workflows: dict[str, str] = {}
     features: list[dict[str, Any]] = []
     for name, change in changes.items():
-        computed = ask("run", "loan_approval", *change)
+        ask("run", "loan_approval", *change)
         features = features or by_turns(home.path / "artifacts/loan_approval")
-        submitted = ask("submit", "loan_approval", *change, "--namespace", space.name, "--wait")
-        assert submitted["outcome"] == "reused", submitted
-        names[name] = submitted["run"]
-    gates = tuple(g["gate"] for g in computed["gates"])
+        workflows[name] = ask("submit", "loan_approval", *change, "--namespace", space.name)["workflow"]
+    runs = {name: ask("watch", workflow, "--namespace", space.name) for name, workflow in workflows.items()}
+    assert {r["outcome"] for r in runs.values()} == {"reused"}, runs
+    names, gates = {name: r["run"] for name, r in runs.items()}, tuple(g["gate"] for g in runs["good"]["gates"])
     keys = {Path(n).stem: pem.decode() for n, pem in store.list_documents("keys").items()}
     return Runs(**names, keys=keys, submitter=submitter, gates=gates, features=features)
 
