@@ -44,7 +44,7 @@ def test_a_killed_controller_loses_nothing(toy: Toy) -> None:
 @pytest.mark.alone
 def test_a_store_that_is_away_for_half_a_minute(toy: Toy) -> None:
     """From before a step puts its output there until after it said that it waits."""
-    name = toy.submit("--set", "work.mode=slow", "--set", "work.seconds=12")
+    name = toy.submit(*SLOW)
     pods = [toy.begun(name, shown) for shown in ("work(0:a)", "work(1:b)")]
     kubectl("-n", "store", "scale", "deployment", "s3", "--replicas=0")
     try:

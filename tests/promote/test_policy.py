@@ -57,6 +57,12 @@ def test_a_key_is_listed_once_in_a_role() -> None:
         policies(lambda r: r["roles"]["owner"]["members"].append({"key": KEYS["olga"], "name": "o"}))
 
 
+def test_nobody_has_two_keys() -> None:
+    """Not in another role either: each would approve what the other made."""
+    with pytest.raises(BadInput, match=r"roles: olga has 2 keys"):
+        policies(lambda r: r["roles"]["validator"]["members"].append({"key": KEYS["vera"][::-1], "name": "olga"}))
+
+
 def test_a_circle_of_environments() -> None:
     def change(r: dict[str, Any]) -> None:
         r["environments"]["dev"]["after"]["value"] = "prod"

@@ -198,6 +198,21 @@ def _contradictions(policies: Policies, where: str) -> Iterator[Problem]:
             yield Problem(what="the word for no role", where=f"{where}: roles.{name}")
         if len({m.key for m in role.members}) != len(role.members):
             yield Problem(what="a key is listed twice", where=f"{where}: roles.{name}.members")
+    yield from _two_of_one(policies, where)
+
+
+def _two_of_one(policies: Policies, where: str) -> Iterator[Problem]:
+    """Whoever had two keys would count as two people, and could approve with one what the other made."""
+    keys: dict[str, set[str]] = {}
+    for role in policies.roles.values():
+        for m in role.members:
+            keys.setdefault(m.name, set()).add(m.key)
+    for name in sorted(n for n, of_name in keys.items() if len(of_name) > 1):
+        yield Problem(
+            what=f"{name} has {len(keys[name])} keys",
+            where=f"{where}: roles",
+            expected="a key for each name: who has two would count twice",
+        )
 
 
 def _unknown_roles(policies: Policies, e: Environment, at: str) -> Iterator[Problem]:
