@@ -417,6 +417,18 @@ def test_the_open_inference_protocol(tmp_path: Path, made: world.Made) -> None:
     assert len((tmp_path / "log" / "000000000001.jsonl").read_bytes().splitlines()) == 8  # a record a row, none of a refused request
 
 
+def test_what_is_wrong_is_said_of_every_row(tmp_path: Path, made: world.Made) -> None:
+    [subject, wide] = TENSORS["inputs"]
+
+    async def work(w: World) -> Any:
+        body = {"inputs": [subject, {**wide, "data": [99, *wide["data"][1:4], 99, *wide["data"][5:]]}]}
+        return (await w.ask(INFER, body)).json["problems"]
+
+    first, second = run(tmp_path, made, work)
+    assert [p["where"].split(": ")[0] for p in (first, second)] == ["row 1", "row 2"]
+    assert first["what"] == second["what"] == "out of range"
+
+
 def test_a_request_of_several_rows_is_decided_whole_or_not_at_all(tmp_path: Path, made: world.Made) -> None:
     """There is room for the first row's record, and not for the second's: none is kept, answered or counted."""
     path = tmp_path / "log" / "000000000001.jsonl"

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any
 
 from steps.keyed import share
 from workflows.serve import entry
 from workflows.serve.chain import Head
-from workflows.serve.contract import Application, Contract
+from workflows.serve.contract import Application, BadApplication, Contract
 from workflows.serve.decide import Decision, Undecidable
 from workflows.serve.entry import Keeper, Writer
 from workflows.serve.loading import Served
@@ -102,11 +102,22 @@ class Service:
 
     async def decide_all(self, bodies: Sequence[object], trace: str | None = None) -> list[Answer]:
         """The answers to one request's applications, all kept together. Raises as `decide` does, and then none is kept."""
-        made = [self._made(body, trace) for body in bodies]
+        made = self._all_made(bodies, trace)
         heads = await self.log.keep_all([(m.record, m.milliseconds) for m in made])
         if heads is None:
             return [self.answer(m, None) for m in made]
         return [self.answer(m, head) for m, head in zip(made, heads, strict=True)]
+
+    def _all_made(self, bodies: Sequence[object], trace: str | None) -> list[Made]:
+        made, problems = [], []
+        for row, body in enumerate(bodies, 1):
+            try:
+                made.append(self._made(body, trace))
+            except BadApplication as error:
+                problems += [replace(p, where=f"row {row}: {p.where}") for p in error.problems]
+        if problems:
+            raise BadApplication(problems)
+        return made
 
     def _made(self, body: object, trace: str | None) -> Made:
         subject = body.get("subject") if isinstance(body, dict) else None
