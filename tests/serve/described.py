@@ -8,6 +8,7 @@ import schemathesis
 from hypothesis import HealthCheck, Phase, given, settings
 from schemathesis import GenerationMode
 from schemathesis.core.result import Ok
+from schemathesis.specs.openapi.checks import positive_data_acceptance
 
 ALIKE = settings(
     derandomize=True,
@@ -31,7 +32,9 @@ def answers_as_it_says(url: str, mode: GenerationMode) -> dict[str, int]:
         @given(case=operation.as_strategy(generation_mode=mode))
         def holds(case: Any) -> None:
             asked[case.path] = asked.get(case.path, 0) + 1
-            case.validate_response(case.call(base_url=url))
+            # That tensors fit one another and the model, a schema cannot say: what is well formed may be refused.
+            unsaid = [positive_data_acceptance] if case.path.endswith("/infer") else []
+            case.validate_response(case.call(base_url=url), excluded_checks=unsaid)
 
         holds()
     return asked
