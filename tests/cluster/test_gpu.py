@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
@@ -74,15 +75,21 @@ def pretended_node(name: str, labels: Mapping[str, str]) -> Iterator[None]:
     made = {"apiVersion": "v1", "kind": "Node", "metadata": metadata, "spec": {"taints": [TAINT]}}
     try:
         kubectl("create", "-f", "-", given=json.dumps(made))
-        ready = {"type": "Ready", "status": "True", "reason": "Pretended", "message": "a test says so"}
-        status = {"status": {"capacity": HUGE, "allocatable": HUGE, "conditions": [ready]}}
-        kubectl("patch", "node", name, "--subresource=status", "--type=merge", "-p", json.dumps(status))
+        beat(name)
         wait(
             lambda: "not-ready" not in kubectl("get", "node", name, "-o", "jsonpath={.spec.taints}"), f"{name} counts as ready", patience=40
         )
         yield
     finally:
         kubectl("delete", "node", name, "--ignore-not-found")
+
+
+def beat(name: str) -> None:
+    """What a kubelet writes of its node every few seconds: a node that is silent for 40 s is given nothing to run."""
+    now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    ready = {"type": "Ready", "status": "True", "reason": "Pretended", "message": "a test says so", "lastHeartbeatTime": now}
+    status = {"status": {"capacity": HUGE, "allocatable": HUGE, "conditions": [ready]}}
+    kubectl("patch", "node", name, "--subresource=status", "--type=merge", "-p", json.dumps(status))
 
 
 def rendered(toy: Toy, **changes: Any) -> dict[str, Any]:
@@ -144,7 +151,12 @@ def test_a_step_whose_node_is_lost_is_tried_again_on_another(toy: Toy) -> None:
         stack.enter_context(pretended_node("gpu-with-label", LABEL))
         name = toy.submit("--set", "pick.at_least=35")  # nothing of the test above is there to reuse
         try:
-            wait(lambda: len(bound_to(toy.space, name, "gpu-with-label")) == 2, "both are bound to the node")
+
+            def both_bound() -> bool:
+                beat("gpu-with-label")
+                return len(bound_to(toy.space, name, "gpu-with-label")) == 2
+
+            wait(both_bound, "both are bound to the node", every=3)
             for pod in bound_to(toy.space, name, "gpu-with-label"):
                 pretend_to_run(toy.space, pod)
             for task in ("work(0:a)", "work(1:b)"):
