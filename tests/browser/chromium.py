@@ -65,12 +65,19 @@ class Browser:
         messages = [json.loads(e["message"])["message"] for e in self.driver.get_log("performance")]
         return {m["params"]["request"]["url"] for m in messages if m["method"] == "Network.requestWillBeSent"}
 
+    def opens_alone(self) -> None:
+        """It complains of nothing and fetches nothing but the page itself."""
+        self.show()
+        assert [e for e in self.driver.get_log("browser") if e["level"] in {"SEVERE", "WARNING"}] == []
+        assert {u for u in self.requests() if not u.startswith("data:")} == {self.file.as_uri()}
+
 
 @contextmanager
-def chromium(file: Path) -> Iterator[Browser]:
-    """A browser that shows a file."""
+def chromium(file: Path, html: str) -> Iterator[Browser]:
+    """A browser that shows a page, which is written to a file."""
     if not shutil.which("chromium") or not shutil.which("chromedriver"):
         lacking("a browser: apt-get install chromium chromium-driver")
+    file.write_text(html)
     browser = Browser(file)
     try:
         yield browser
