@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from infra.cluster import control_plane, programs
+from infra.cluster import control_plane, memory, programs
 from infra.cluster.network import pod_network
 from infra.cluster.packages import cni_folder
 from infra.cluster.process import Daemon, ProgramFailed, answers_http, attempt
@@ -109,7 +109,7 @@ def containerd_config(places: Places) -> str:
     folder = places.containerd
     return f"""version = 2
 root = "{folder / "root"}"
-state = "{folder / "run"}"
+state = "{memory.state(places)}"
 oom_score = 0
 
 [grpc]
@@ -137,7 +137,7 @@ oom_score = 0
     [plugins."io.containerd.grpc.v1.cri".containerd.runtimes.runc.options]
       BinaryName = "{shutil.which("runc")}"
       SystemdCgroup = false
-      Root = "{folder / "runc"}"
+      Root = "{memory.runc(places)}"
 """
 
 

@@ -74,6 +74,11 @@ class Places:
         return self.state / "containerd"
 
     @property
+    def in_memory(self) -> Path:
+        """What of containerd need not survive this machine's end; see `infra.cluster.memory`."""
+        return self.containerd / "memory"
+
+    @property
     def socket(self) -> Path:
         return self.containerd / "containerd.sock"
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
 
-from infra.cluster import argo, control_plane, images, loading, network, node, packages, programs, services, upstream
+from infra.cluster import argo, control_plane, images, loading, memory, network, node, packages, programs, services, upstream
 from infra.cluster.choose import KIND_NODE, Kind, kind_exists, require_kind
 from infra.cluster.images import NODE_IMAGES, Image, service_images
 from infra.cluster.kube import Kube, connect, from_environment
@@ -76,6 +76,7 @@ def local_phases_before_kubectl(places: Places, wishes: Wishes) -> Iterator[Phas
     yield Phase(name="links", holds=lambda: False, make=lambda: programs.link_programs(places, groups))
     yield network.phase(places)
     yield control_plane.phase(places)
+    yield memory.phase(places)
     yield node.phase(places, "containerd")
     yield loading.phase(places, "node images", NODE_IMAGES)
     yield node.phase(places, "kubelet")

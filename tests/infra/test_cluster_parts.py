@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 import hashlib
 import json
 import os
+import shutil
 import subprocess
 import sys
 import tarfile
@@ -14,12 +16,12 @@ from pathlib import Path
 
 import pytest
 
-from infra.cluster import argo, control_plane, images, kube, loading, network, node, packages, recipes, services, upstream
+from infra.cluster import argo, control_plane, images, kube, loading, memory, network, node, packages, recipes, services, upstream
 from infra.cluster.choose import Kind, choose
 from infra.cluster.process import Daemon
 from infra.cluster.progress import Phase, carry_out
 from infra.cluster.settings import ROOT, Places
-from workflows.errors import BadInput
+from workflows.errors import BadInput, Temporary
 
 
 @pytest.fixture
@@ -242,6 +244,35 @@ def test_everything_of_the_node_lies_in_the_state_folder(places: Places) -> None
         assert all(v.startswith(str(places.state)) for v in values), key
     kubelet = node.kubelet_config(places)
     assert all(kubelet[k].startswith(str(places.state)) for k in ("podLogsDir", "volumePluginDir", "staticPodPath", "resolvConf"))
+
+
+def test_what_is_kept_in_memory_begins_with_nothing_of_before(places: Places, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Images that a database in memory knew of are nobody's once that is gone; they would lie there for good."""
+    mounted: list[tuple[object, ...]] = []
+    monkeypatch.setattr(memory, "run", lambda *words: mounted.append(words))
+    left = places.containerd / "root/io.containerd.content.v1.content/blobs/sha256/of-before"
+    left.mkdir(parents=True)
+    assert not memory.linked(places)
+    memory.set_up(places)
+    assert not left.exists()
+    assert mounted == [("mount", "-t", "tmpfs", "-o", "size=1g,mode=0711", "countersign", str(places.in_memory))]
+    assert memory.linked(places)
+    for link, target in memory.links(places).items():
+        assert target.is_relative_to(places.in_memory)
+        assert target.is_dir() == (link.name in memory.FOLDERS)
+    assert not memory.phase(places).holds(), "links alone hold nothing: after this machine's end the mount is gone"
+
+
+def test_what_is_in_use_is_not_taken_away(places: Places, monkeypatch: pytest.MonkeyPatch) -> None:
+    (places.containerd / "root").mkdir(parents=True)
+
+    def busy(*_: object, **__: object) -> None:
+        raise OSError(errno.EBUSY, "Device or resource busy")
+
+    monkeypatch.setattr(shutil, "rmtree", busy)
+    with pytest.raises(Temporary, match="in use: Device or resource busy") as caught:
+        memory.set_up(places)
+    assert caught.value.hint == "make cluster-down, then again"
 
 
 def test_a_changed_configuration_is_noticed(places: Places) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import os
 import re
 import subprocess
 from pathlib import Path
@@ -24,6 +26,25 @@ def test_a_base_of_nothing_says_how_to_ask() -> None:
     done = subprocess.run([IMAGES / "debian_base"], capture_output=True, text=True, check=False)
     assert done.returncode == 2
     assert "PACKAGE..." in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("archive", "made_of", "known", "built"), [(True, "", 0, False), (False, "", 0, True), (True, "0", 0, True), (True, "", 1, True)]
+)
+def test_a_step_image_is_not_built_again_of_the_same(tmp_path: Path, *, archive: bool, made_of: str, known: int, built: bool) -> None:
+    """But where its archive is gone, where it was made of something else, and where the promoter's build would not find it."""
+    parts = [IMAGES / "steps.Containerfile", IMAGES.parents[1] / "requirements.lock", IMAGES / "with_code.py"]
+    name = hashlib.sha256(b"".join(p.read_bytes() for p in parts)).hexdigest()[:12]
+    said = f'{{"image": "localhost/countersign-steps:{made_of or name}", "digest": "sha256:1"}}\n'
+    (tmp_path / "steps.tar.json").write_text(said)
+    if archive:
+        (tmp_path / "steps.tar").write_text("")
+    for program, text in (("buildah", f'[ "$1" = inspect ] && exit {known}; exit 9'), ("mmdebstrap", "exit 9")):
+        (tmp_path / program).write_text(f"#!/bin/sh\n{text}\n")
+        (tmp_path / program).chmod(0o755)
+    env = {**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}", "XDG_CACHE_HOME": str(tmp_path / "cache")}
+    done = subprocess.run([IMAGES / "build", tmp_path / "steps.tar"], capture_output=True, text=True, check=False, env=env)
+    assert (done.returncode, done.stdout) == ((9, "") if built else (0, said)), done.stderr
 
 
 @pytest.mark.parametrize("path", CONTAINERFILES, ids=lambda p: p.name)

@@ -120,6 +120,19 @@ def test_a_namespace_refuses_unsafe_pods_and_is_bounded(environment: Objects) ->
     assert all({"cpu", "memory"} <= set(limit[k]) for k in ("default", "defaultRequest", "max"))
 
 
+def test_what_may_run_at_once_has_room(environment: Objects) -> None:
+    """A workflow whose pod a quota refuses asks again every second or two, each time with work for the API server.
+
+    A hundred of them with room for thirty-five pods were most of what the API server had to do.
+    """
+    (namespace,) = of(environment, "Namespace").values()
+    hard = of(environment, "ResourceQuota")["countersign"]["spec"]["hard"]
+    workflows = int(namespace["metadata"]["labels"]["workflows.argoproj.io/parallelism-limit"])
+    assert workflows <= int(hard["pods"])
+    assert workflows * (0.25 + 0.01) <= int(hard["requests.cpu"]), "what plans and seals, and Argo's executor beside it"
+    assert workflows * (512 + 64) <= int(hard["requests.memory"].removesuffix("Gi")) * 1024
+
+
 def test_production_has_the_largest_bounds() -> None:
     cpu = {o: int(of(render(f"overlays/{o}"), "ResourceQuota")["countersign"]["spec"]["hard"]["requests.cpu"]) for o in ENVIRONMENTS}
     assert cpu["dev"] < cpu["staging"] < cpu["prod"]
