@@ -19,6 +19,7 @@ from infra.cluster import network, node
 from infra.cluster.choose import Kind, kind_exists
 from infra.cluster.loading import ctr
 from infra.cluster.locks import locked
+from infra.cluster.memory import mounts_below
 from infra.cluster.process import Daemon, ProgramFailed, attempt, run
 from infra.cluster.progress import Phase, carry_out, line
 from infra.cluster.settings import NAME, Places
@@ -118,12 +119,6 @@ def remove_cgroups() -> None:
     for group in pod_cgroups():
         with suppress(OSError):
             group.rmdir()
-
-
-def mounts_below(folder: Path) -> list[str]:
-    """Mount points in a folder, the last mounted first."""
-    points = [line.split()[4].encode().decode("unicode_escape") for line in Path("/proc/self/mountinfo").read_text().splitlines()]
-    return [p for p in reversed(points) if Path(p).is_relative_to(folder)]
 
 
 def unmount(places: Places) -> None:

@@ -7,6 +7,7 @@ as the containers themselves are; then the images are loaded anew.
 from __future__ import annotations
 
 import shutil
+from contextlib import suppress
 from pathlib import Path
 
 from infra.cluster.process import run
@@ -43,12 +44,10 @@ def links(places: Places) -> dict[Path, Path]:
 
 def set_up(places: Places) -> None:
     """Begin with an empty memory and, as one knows nothing of the other, with no images and containers."""
-    try:
-        shutil.rmtree(places.containerd / "root", ignore_errors=False)
-    except FileNotFoundError:
-        pass
-    except OSError as error:
-        raise Temporary(f"{places.containerd / 'root'} is in use: {error.strerror}", hint="make cluster-down, then again") from None
+    if any(Path(point) != places.in_memory for point in mounts_below(places.containerd)):
+        raise Temporary(f"containers of before are still there, in {places.containerd}", hint="make cluster-down, then again")
+    with suppress(FileNotFoundError):
+        shutil.rmtree(places.containerd / "root")
     if not places.in_memory.is_mount():
         places.in_memory.mkdir(parents=True, exist_ok=True)
         run("mount", "-t", "tmpfs", "-o", f"size={SIZE},mode=0711", "countersign", str(places.in_memory))
@@ -57,3 +56,9 @@ def set_up(places: Places) -> None:
             target.mkdir(exist_ok=True)
         link.parent.mkdir(parents=True, exist_ok=True)
         link.symlink_to(target)
+
+
+def mounts_below(folder: Path) -> list[str]:
+    """Mount points in a folder, the last mounted first."""
+    points = [line.split()[4].encode().decode("unicode_escape") for line in Path("/proc/self/mountinfo").read_text().splitlines()]
+    return [p for p in reversed(points) if Path(p).is_relative_to(folder)]

@@ -12,6 +12,7 @@ from typing import Any
 from harness import project
 
 LIMITS = {"cpu": "1", "memory": "512Mi"}
+METAFLOWS_JOIN = {**LIMITS, "memory": "2Gi"}  # with what the others have it is killed
 AT_ONCE = 10  # pods of one workflow
 ACCOUNT = "countersign-step"
 STARTS = """
@@ -222,7 +223,8 @@ def fitted(created: str, image: str, environment: dict[str, str]) -> dict[str, A
         container = t["container"]
         container["image"] = image
         container["workingDir"] = "/work"
-        container["resources"] = {"requests": LIMITS, "limits": LIMITS}
+        limits = METAFLOWS_JOIN if t["name"] == "join" else LIMITS
+        container["resources"] = {"requests": limits, "limits": limits}
         container["env"] = [e for e in container.get("env", []) if e["name"] not in given and (e.get("value") or e.get("valueFrom"))]
         container["env"] += [{"name": k, "value": v} for k, v in given.items()]
         container["volumeMounts"] = [*container.get("volumeMounts", []), *({"name": n, "mountPath": f"/{n}"} for n in ("tmp", "work"))]

@@ -28,10 +28,11 @@ def contest(shape: flows.Shape, title: str, what: str) -> Contest:
         measured = side_by_side({n: partial(_once, here, shape, n, ran) for n in KEEPS}, ROUNDS)
         argo = here.argo()
     step = {n: statistics.median(r.steps for r in ran[n]) / shape.tasks for n in measured.seconds}
+    joins = f"; its join has {flows.METAFLOWS_JOIN['memory']}B, as {flows.LIMITS['memory']}B kill it" if shape.wide else ""
     return Contest(
         title=title,
         about=f"{what}; the same image, the same size of pod, the same Argo. Argo alone runs a line of Python in each. Metaflow's is "
-        "what its `argo-workflows create` makes, less its installing of libraries, which the image has. The whole run is from the "
+        f"what its `argo-workflows create` makes, less its installing of libraries, which the image has{joins}. The whole run is from the "
         "creation of the workflow to its end; a step is the time from the creation of the first step's pod to the end of the last's, "
         f"divided by the number of steps. {'One round' if ROUNDS == 1 else f'Medians of {ROUNDS} rounds'}. Nothing is reused.",
         header=("", "a step", "whole run", "lowest to highest", "pods", "what it keeps"),

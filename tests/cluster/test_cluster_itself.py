@@ -19,7 +19,7 @@ from typing import Any
 import pytest
 from botocore.exceptions import FlexibleChecksumError
 
-from infra.cluster import around, down, images, loading, network, node, programs, services
+from infra.cluster import around, down, images, loading, memory, network, node, programs, services
 from infra.cluster.kube import Kube, connect
 from infra.cluster.settings import BUCKET, NAME, ROOT, Places
 
@@ -247,7 +247,7 @@ def test_down_leaves_nothing_behind() -> None:
     assert network.owner() is None
     assert not list(down.leftover_processes(PLACES))
     assert not down.pod_cgroups()
-    assert not down.mounts_below(PLACES.state)
+    assert not memory.mounts_below(PLACES.state)
     rules = subprocess.run(["iptables-save"], capture_output=True, text=True, check=True).stdout
     assert not [line for line in rules.splitlines() if "KUBE-" in line or network.FENCE in line]
     assert ask("--on", "local", "down").returncode == 0, "a second time is done at once"

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
-import errno
 import hashlib
 import json
 import os
-import shutil
 import subprocess
 import sys
 import tarfile
@@ -263,16 +261,21 @@ def test_what_is_kept_in_memory_begins_with_nothing_of_before(places: Places, mo
     assert not memory.phase(places).holds(), "links alone hold nothing: after this machine's end the mount is gone"
 
 
-def test_what_is_in_use_is_not_taken_away(places: Places, monkeypatch: pytest.MonkeyPatch) -> None:
-    (places.containerd / "root").mkdir(parents=True)
-
-    def busy(*_: object, **__: object) -> None:
-        raise OSError(errno.EBUSY, "Device or resource busy")
-
-    monkeypatch.setattr(shutil, "rmtree", busy)
-    with pytest.raises(Temporary, match="in use: Device or resource busy") as caught:
+def test_what_containers_use_is_not_taken_away(places: Places, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They would go on without their files."""
+    used = places.containerd / "root/io.containerd.snapshotter.v1.overlayfs/snapshots/1/fs/file"
+    used.parent.mkdir(parents=True)
+    used.touch()
+    mounts = [str(places.containerd / "run/io.containerd.runtime.v2.task/k8s.io/1/rootfs")]
+    monkeypatch.setattr(memory, "mounts_below", lambda _: mounts)
+    monkeypatch.setattr(memory, "run", lambda *_: None)
+    with pytest.raises(Temporary, match="containers of before are still there") as caught:
         memory.set_up(places)
     assert caught.value.hint == "make cluster-down, then again"
+    assert used.exists()
+    mounts[:] = [str(places.in_memory)]
+    memory.set_up(places)
+    assert not used.exists()
 
 
 def test_a_changed_configuration_is_noticed(places: Places) -> None:
