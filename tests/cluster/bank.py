@@ -75,7 +75,7 @@ class Bank:
         return name
 
     def node(self, name: str, kind: str) -> dict[str, Any] | None:
-        nodes = self.toy.space.get("workflow", name).get("status", {}).get("nodes", {}).values()
+        nodes = self.toy.space.workflow(name).get("status", {}).get("nodes", {}).values()
         return next((n for n in nodes if n["type"] == kind), None)
 
     def waiting(self, name: str) -> dict[str, str]:
@@ -91,7 +91,7 @@ class Bank:
         assert done.returncode == 0, done.stderr
 
     def message(self, name: str) -> str:
-        nodes = self.toy.space.get("workflow", name)["status"]["nodes"].values()
+        nodes = self.toy.space.workflow(name)["status"]["nodes"].values()
         return " ".join(str(n.get("message", "")) for n in nodes if n["type"] == "Pod")
 
     def history(self, environment: str, *words: str) -> Any:

@@ -86,7 +86,7 @@ def test_every_record_names_the_image_that_its_step_ran_in(bank: Bank) -> None:
 
 def test_argos_ui_shows_the_pipelines_own_tasks(bank: Bank) -> None:
     """By these names a person finds a step there; its message, artifacts and outputs belong to it."""
-    nodes = Space(name=NAMESPACE).get("workflow", bank.answer["workflow"])["status"]["nodes"].values()
+    nodes = Space(name=NAMESPACE).workflow(bank.answer["workflow"])["status"]["nodes"].values()
     shown = {n["displayName"] for n in nodes if n["type"] == "Retry"}
     one = {argo_name(s.name) for s in pipeline.steps if not s.fan_out}
     fanned = {f"{argo_name(s.name)}({n}:{item})" for s in pipeline.steps if s.fan_out for n, item in enumerate(s.fan_out.over)}
@@ -96,7 +96,7 @@ def test_argos_ui_shows_the_pipelines_own_tasks(bank: Bank) -> None:
 def test_argos_ui_gives_out_the_report_and_the_verdicts_as_they_were_made(bank: Bank) -> None:
     """From the server itself, as a browser gets them: byte for byte what the run's records name."""
     name = bank.answer["workflow"]
-    nodes = Space(name=NAMESPACE).get("workflow", name)["status"]["nodes"].values()
+    nodes = Space(name=NAMESPACE).workflow(name)["status"]["nodes"].values()
     found = {}
     for node in (n for n in nodes if n["type"] == "Pod"):
         for artifact in node.get("outputs", {}).get("artifacts", []):

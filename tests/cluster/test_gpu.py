@@ -136,7 +136,7 @@ def test_it_waits_and_says_why_and_runs_when_there_is_one(toy: Toy) -> None:
             stack.enter_context(pretended_gpus(node(), 1))
             ended = toy.ended(name)
             assert ended.phase is Phase.SUCCEEDED, ended.message
-            raw = toy.space.get("workflow", name)["status"]["nodes"].values()
+            raw = toy.space.workflow(name)["status"]["nodes"].values()
             # The pretended node is 30 times the size and empty: the scheduler would have preferred it for each of these.
             assert {n["hostNodeName"] for n in raw if n["type"] == "Pod"} == {node()}
             checked = toy.verify(toy.run_of(name))

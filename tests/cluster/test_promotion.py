@@ -117,7 +117,7 @@ def test_two_at_once_come_one_after_the_other(bank: Bank) -> None:
     assert {one["state"], two["state"]} == {"done"}
     assert one["ended"] <= two["began"]
     assert [len(bank.toy.attempts(name, "release")) for name in names] == [1, 1], "neither found the other at it"
-    begun = [bank.toy.space.get("workflow", name)["status"] for name in names]
+    begun = [bank.toy.space.workflow(name)["status"] for name in names]
     assert max(s["startedAt"] for s in begun) < min(s["finishedAt"] for s in begun), "both were at it at the same time"
 
 

@@ -70,7 +70,7 @@ def test_whoever_submits_a_run_does_not_approve_it(bank: Bank, space: Space, tmp
     said = bank.ask(LAPTOP, "submit", "toy", "--namespace", space.name, "--wait", "--json", env=only_as(space, "vera", tmp_path))
     assert said.code == 0, said.err
     run = said.json["run"]
-    assert space.get("workflow", said.json["workflow"])["metadata"]["annotations"]["countersign/submitter"] == vera
+    assert space.workflow(said.json["workflow"])["metadata"]["annotations"]["countersign/submitter"] == vera
     checked = bank.ask(LAPTOP, "verify", run, "--json").json
     assert (checked["verified"], checked["submitter"]) == (True, vera)
 
