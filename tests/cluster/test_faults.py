@@ -13,10 +13,11 @@ from workflows.cluster.interface import Phase
 from workflows.declare import Resources
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(600)]
+SLOWER = ("--set", "work.mode=slow", "--set", "work.seconds=75")  # a busy node takes its time to kill
 
 
 def test_a_pod_killed_in_the_middle_is_run_again(toy: Toy) -> None:
-    name = toy.submit(*SLOW)
+    name = toy.submit(*SLOWER)
     toy.space.kubectl("delete", "pod", toy.begun(name, "work(0:a)"), "--grace-period=0", "--force")
     assert toy.ended(name).phase is Phase.SUCCEEDED
     run = toy.sealed(name)
@@ -26,7 +27,7 @@ def test_a_pod_killed_in_the_middle_is_run_again(toy: Toy) -> None:
 
 
 def test_a_pod_that_is_told_to_end_leaves_a_record_and_is_run_again(toy: Toy) -> None:
-    name = toy.submit(*SLOW)
+    name = toy.submit(*SLOWER)
     toy.space.kubectl("delete", "pod", toy.begun(name, "work(0:a)"), "--wait=false")
     assert toy.ended(name).phase is Phase.SUCCEEDED
     assert [s["outcome"] for s in toy.steps(toy.sealed(name)) if s["task"] == "work@a"] == ["failed", "done"]
