@@ -13,7 +13,7 @@ from workflows.cluster.interface import Phase
 from workflows.declare import Resources
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(600)]
-SLOWER = ("--set", "work.mode=slow", "--set", "work.seconds=75")  # a busy node takes its time to kill
+SLOWER = ("--set", "work.mode=slow", "--set", "work.seconds=60")  # a busy node takes its time to kill
 
 
 def test_a_pod_killed_in_the_middle_is_run_again(toy: Toy) -> None:
