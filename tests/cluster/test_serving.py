@@ -32,11 +32,23 @@ ANYBODY = {"deploy": because("helm"), "approvals": [], "after": because(None), "
 AUTOMATIC = {"enabled": True, "min": 2, "max": 3, "cpu": 60}
 APPLICATION = {"subject": "somebody", "features": served.FEATURES}
 SIZE = 32 * 1024**2  # of the log's volume: as an emptyDir, it is evicted with its pod where it takes more
+# The server clears away what it has sent, and would have room again: it is filled for as long as that goes on.
 FILL = f"""
-import os
+import os, time
+
+def taken():
+    while True:
+        try:
+            return sum(e.stat().st_blocks * 512 for e in os.scandir("/log"))
+        except FileNotFoundError:
+            pass
+
+end = time.time() + 15
 with open("/log/filler", "wb", 0) as filler:
-    while sum(e.stat().st_blocks * 512 for e in os.scandir("/log")) < 0.95 * {SIZE}:
-        filler.write(bytes(65536))
+    while time.time() < end:
+        while taken() < 0.95 * {SIZE}:
+            filler.write(bytes(65536))
+        time.sleep(0.2)
 """
 
 
