@@ -82,7 +82,7 @@ class Space:
         return found
 
     def workflow(self, name: str) -> dict[str, Any]:
-        """As `get`, for whoever looks again and again: a tenth of a kubectl's time."""
+        """As `get`, for whoever looks again and again: over one connection, not by a program each time."""
         objects = _objects(os.environ["KUBECONFIG"])
         answer: Any = objects.get_namespaced_custom_object("argoproj.io", "v1alpha1", self.name, "workflows", name, _request_timeout=60)
         found: dict[str, Any] = answer
