@@ -7,6 +7,7 @@ import os
 import shlex
 import sys
 from collections.abc import Callable
+from importlib import metadata
 from pathlib import Path
 from typing import Annotated, Any, cast
 
@@ -53,7 +54,20 @@ ClusterStore = Annotated[
 ]
 
 
+def _version(*, asked: bool) -> None:
+    if asked:
+        print(f"countersign {metadata.version('countersign')}")
+        raise typer.Exit
+
+
 @app.callback(invoke_without_command=True)
+def _main(
+    context: typer.Context,
+    _asked: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version and exit.")] = False,
+) -> None:
+    _help(context)
+
+
 @keys_app.callback(invoke_without_command=True)
 def _help(context: typer.Context) -> None:
     # Typer's own way of showing the help comes as an error that says "Usage:".

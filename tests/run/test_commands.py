@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import tomllib
 from pathlib import Path
 
 import pytest
 
 from tests.conftest import Home, home_from
+
+PYPROJECT = Path(__file__).parents[2] / "pyproject.toml"
 
 
 @pytest.fixture(scope="module")
@@ -101,6 +104,11 @@ def test_help_says_what_each_command_is_for(ran: tuple[Home, str, str]) -> None:
     out = ran[0].ask("--help").out
     for command in ("run", "verify", "show", "compare", "reproduce", "bundle", "compile", "keys"):
         assert f"  {command} " in out
+
+
+def test_the_version(ran: tuple[Home, str, str]) -> None:
+    said = ran[0].ask("--version")
+    assert (said.code, said.out.strip()) == (0, f"countersign {tomllib.loads(PYPROJECT.read_text())['project']['version']}")
 
 
 @pytest.mark.parametrize("words", [(), ("keys",)])
