@@ -9,7 +9,8 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from cluster_world import World, world
@@ -31,10 +32,10 @@ def contest() -> Contest:
     return Contest(
         title="Reproducing a cluster's run on a laptop",
         about=f"A run of {PIPELINE} that the cluster made, with `countersign reproduce`: its chain is verified, its code, parameters "
-        "and data are fetched from the store, every step runs again, and every artifact is compared. The steps' own time is the sum of "
-        f"what the records of that second run say, on this machine. Medians of {ROUNDS} rounds.",
+        "and data are fetched from the store, every step runs again, and every artifact is compared. The steps' own time is that in "
+        f"which at least one was at work, as the records of that second run say, on this machine. Medians of {ROUNDS} rounds.",
         header=("", "seconds"),
-        rows=(("the steps, one after the other", short(steps)), ("countersign reproduce", short(whole))),
+        rows=(("the steps, those side by side counted once", short(steps)), ("countersign reproduce", short(whole))),
         goals=(Goal(what=f"reproduction: at most {GOAL} times the steps' own time", measured=f"{ratio:.2f} times", met=ratio <= GOAL),),
     )
 
@@ -71,7 +72,7 @@ def _run_on_cluster(here: World, clone: Path, env: Mapping[str, str]) -> str:
 
 
 def _round(top: Path, clone: Path, run: str, env: Mapping[str, str]) -> tuple[float, float]:
-    """Seconds of the steps, one by one, and of the whole command."""
+    """Seconds in which a step was at work, and of the whole command."""
     begun = time.perf_counter()
     done = subprocess.run(
         _countersign("reproduce", run, "--into", str(top), "--json"), cwd=clone, env=dict(env), capture_output=True, text=True, check=False
@@ -84,7 +85,17 @@ def _round(top: Path, clone: Path, run: str, env: Mapping[str, str]) -> tuple[fl
         raise CannotMeasure(f"the reproduction is not equal byte for byte: {said['verdict']}")
     near = {k: v for k, v in env.items() if k != "COUNTERSIGN_STORE"}
     shown = json.loads(timed(_countersign("show", said["other"], "--json"), cwd=top, env=near).out)
-    return sum(s["seconds"] for s in shown["steps"]), whole
+    begun_at = [datetime.fromisoformat(s["started"]) for s in shown["steps"]]
+    return covered((at, at + timedelta(seconds=s["seconds"])) for at, s in zip(begun_at, shown["steps"], strict=True)), whole
+
+
+def covered(spans: Iterable[tuple[datetime, datetime]]) -> float:
+    """Seconds that lie in at least one of the spans."""
+    total, end = 0.0, datetime.min.replace(tzinfo=UTC)
+    for begun, ended in sorted(spans):
+        total += max(0.0, (ended - max(begun, end)).total_seconds())
+        end = max(end, ended)
+    return total
 
 
 def _countersign(*words: str) -> list[str]:

@@ -90,7 +90,9 @@ class World:
         status = json.loads(self.kubectl("get", "workflow", name, "-o", "json"))["status"]
         if status["phase"] != "Succeeded":
             said = {
-                f"{n['displayName']}: {n['message']}" for n in status["nodes"].values() if n.get("message") and n["phase"] != "Succeeded"
+                f"{n['displayName']}: {n['message'].splitlines()[0][:200]}"
+                for n in status["nodes"].values()
+                if n.get("message") and n["phase"] != "Succeeded"
             }
             raise CannotMeasure(f"{name}: {status['phase']}: {'; '.join(sorted(said)[:3]) or status.get('message', '')}")
         pods = [n for n in status["nodes"].values() if n["type"] == "Pod"]

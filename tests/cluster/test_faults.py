@@ -77,6 +77,19 @@ def test_out_of_memory_is_tried_again_and_then_said(toy: Toy) -> None:
     assert any("OOMKilled" in p for p in problems), problems
 
 
+def test_a_step_that_takes_too_long_is_ended_and_not_tried_again(toy: Toy) -> None:
+    """It would take as long again. Its own exit code says that it may be repeated, as on a laptop, where a person decides."""
+    manifest = toy.space.get("workflowtemplate", "toy")
+    template = next(t for t in manifest["spec"]["templates"] if t["name"] == "work")
+    template["activeDeadlineSeconds"] = 20
+    toy.space.replace(manifest)
+    name = toy.submit(*SLOWER)
+    assert toy.ended(name).phase is Phase.FAILED
+    (ended,) = toy.attempts(name, "work(0:a)")
+    assert "longer than the specified deadline" in ended.message
+    assert "work@a" in {s["task"] for s in toy.steps(toy.sealed(name, "failed")) if s["outcome"] == "failed"}
+
+
 def test_a_full_disk_leaves_nothing_half_written(toy: Toy) -> None:
     whole = toy.space.get("workflowtemplate", "toy")
     manifest = deepcopy(whole)

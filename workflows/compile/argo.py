@@ -39,8 +39,11 @@ OUTPUTS = "/tmp/countersign/outputs"  # noqa: S108  # a path in the step's own c
 WORKDIR = "/work"
 MAX_TASKS = 200  # Argo's limits since 4.0
 MAX_PARAMETERS = 500
-RETRY = "asInt(lastRetry.exitCode) in [75, 137] || lastRetry.status == 'Error'"
-"""Only what may pass by itself: our exit code for temporary failures, out-of-memory kills, lost nodes."""
+RETRY = "(asInt(lastRetry.exitCode) in [75, 137] || lastRetry.status == 'Error') && !(lastRetry.message contains 'the specified deadline')"
+"""What may pass by itself: our exit code for temporary failures, a kill (out of memory, for one), a lost node or an executor's trouble.
+
+A step that is ended by its time limit would most likely take as long again.
+"""
 ENTRY = "pipeline"
 PLAN = "plan"
 SEAL = "seal"
@@ -68,7 +71,7 @@ USER = 8737
 SMALL = Resources(cpu_request="250m", cpu_limit="1", memory_request="512Mi", memory_limit="1Gi")
 BESIDE_TIMEOUT = 1800  # seconds
 BESIDE_RETRIES = 3
-PLAN_RETRIES = 8
+PLAN_RETRIES = 7
 """About twenty minutes: a push is heard before CI has published what was pushed."""
 
 
@@ -218,7 +221,7 @@ def _planning(declared: Declared) -> Container:
         outputs=[put_out(n, n) for n in (*PLANNED, "run")],
         resources=SMALL,
         active_deadline_seconds=BESIDE_TIMEOUT,
-        retry_strategy=retries(PLAN_RETRIES, at_most="30m"),
+        retry_strategy=retries(PLAN_RETRIES),
     )
 
 
@@ -336,11 +339,14 @@ def _for_people(pipeline: Pipeline, step: Step) -> list[ArgoArtifact]:
     ]
 
 
-def retries(limit: int, *, at_most: str = "10m") -> RetryStrategy | None:
-    """Only what may pass by itself is tried again."""
+def retries(limit: int) -> RetryStrategy | None:
+    """Only what may pass by itself is tried again: after 10 s, 20 s, 40 s, and so on.
+
+    No `max_duration`: it counts from the start of the first attempt, so a step that works for longer would never get a second.
+    """
     if not limit:
         return None
-    backoff = m.Backoff(duration="10s", factor=m.IntOrString(2), max_duration=at_most)
+    backoff = m.Backoff(duration="10s", factor=m.IntOrString(2))
     return RetryStrategy(limit=limit, retry_policy="Always", expression=RETRY, backoff=backoff)
 
 
