@@ -107,3 +107,13 @@ def test_argos_ui_gives_out_the_report_and_the_verdicts_as_they_were_made(bank: 
     shown = {"evidence", "verdicts", "privacy_verdicts", "quality_verdicts", "evaluation"}
     made = digests(bank.answer)
     assert found == {argo_name(a): made[f"{pipeline.name}/{a}"] for a in shown}
+
+
+@pytest.mark.usefixtures("bank")
+def test_the_form_describes_every_field_of_the_loan_pipeline() -> None:
+    """As the UI gets it from the server: what each parameter is, and its default or where that comes from."""
+    answer = from_server(f"api/v1/workflow-templates/{NAMESPACE}/{argo_name(pipeline.name)}")
+    assert answer.status == 200, answer.data
+    form = {p["name"]: p for p in answer.json()["spec"]["arguments"]["parameters"]}
+    assert [n for n, p in form.items() if not p.get("description") or not ("value" in p or "valueFrom" in p)] == []
+    assert form["drift-detector"]["enum"] == ["alibi-detect", "scipy"]
