@@ -12,7 +12,8 @@ from typing import Any
 from harness import project
 
 LIMITS = {"cpu": "1", "memory": "512Mi"}
-METAFLOWS_JOIN = {**LIMITS, "memory": "2Gi"}  # with what the others have it is killed
+METAFLOWS_JOIN = {**LIMITS, "memory": "2Gi"}
+METAFLOWS_WORKERS = 4  # processes that fetch from S3; it begins 64 of them, which even 2 GiB do not hold
 AT_ONCE = 10  # pods of one workflow
 ACCOUNT = "countersign-step"
 STARTS = """
@@ -216,7 +217,7 @@ def fitted(created: str, image: str, environment: dict[str, str]) -> dict[str, A
     template["metadata"].pop("namespace", None)
     spec = template["spec"]
     spec |= {"archiveLogs": True, **ACCOUNTS}
-    given = {**environment, "METAFLOW_SKIP_INSTALL_DEPENDENCIES": "1", "HOME": "/work"}
+    given = {**environment, "METAFLOW_SKIP_INSTALL_DEPENDENCIES": "1", "METAFLOW_S3_WORKER_COUNT": str(METAFLOWS_WORKERS), "HOME": "/work"}
     for t in spec["templates"]:
         if "container" not in t:
             continue

@@ -28,7 +28,11 @@ def contest(shape: flows.Shape, title: str, what: str) -> Contest:
         measured = side_by_side({n: partial(_once, here, shape, n, ran) for n in KEEPS}, ROUNDS)
         argo = here.argo()
     step = {n: statistics.median(r.steps for r in ran[n]) / shape.tasks for n in measured.seconds}
-    joins = f"; its join has {flows.METAFLOWS_JOIN['memory']}B, as {flows.LIMITS['memory']}B kill it" if shape.wide else ""
+    joins = (
+        f"; its join has {flows.METAFLOWS_JOIN['memory']}B and {flows.METAFLOWS_WORKERS} processes to fetch, as 64 kill it"
+        if shape.wide
+        else ""
+    )
     return Contest(
         title=title,
         about=f"{what}; the same image, the same size of pod, the same Argo. Argo alone runs a line of Python in each. Metaflow's is "
