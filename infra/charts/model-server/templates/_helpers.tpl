@@ -97,6 +97,8 @@ spec:
         - {name: COUNTERSIGN_LOG, value: /log}
         - {name: COUNTERSIGN_LOG_MODE, value: {{ .Values.log.mode }}}
         - {name: COUNTERSIGN_LOG_SIZE, value: {{ .Values.log.size | quote }}}
+        # After preStop, until it no longer listens (5 s), until what goes on has ended (20 s), and to end (5 s); the rest is for the log.
+        - {name: COUNTERSIGN_SEND, value: {{ max 5 (sub (sub .Values.drain.grace .Values.drain.seconds) 30) | quote }}}
         {{- with .Values.tracing.endpoint }}
         - {name: OTEL_EXPORTER_OTLP_ENDPOINT, value: {{ . | quote }}}
         {{- end }}
