@@ -144,6 +144,14 @@ def test_a_pod_that_ends_has_its_time_for_the_log(drain: dict[str, int], send: i
         assert before + given + 5 <= pod["terminationGracePeriodSeconds"]
 
 
+@pytest.mark.parametrize("case", ["deployment", "canary"])
+def test_what_cannot_load_is_not_ready_and_is_not_killed_for_it(case: str) -> None:
+    (workload,) = [o for o in yaml.safe_load_all(render(CASES[case])) if o["kind"] in {"Deployment", "Rollout"}]
+    (container,) = workload["spec"]["template"]["spec"]["containers"]
+    asked = {probe: container[f"{probe}Probe"]["httpGet"]["path"] for probe in ("startup", "liveness", "readiness")}
+    assert asked == {"startup": "/v2/health/live", "liveness": "/v2/health/live", "readiness": "/v2/health/ready"}
+
+
 def selects(selector: dict[str, Any], labels: dict[str, str]) -> bool:
     """Kubernetes' rule for labels, for the two forms that these policies have."""
     exist = [e["key"] for e in selector.get("matchExpressions", ()) if e["operator"] == "Exists"]

@@ -108,8 +108,9 @@ spec:
       ports:
         - {name: http, containerPort: 8080}
         - {name: metrics, containerPort: 9090}
+      # A server that cannot load is alive and looks again: killed for it, it would say less and take longer. Traffic waits for readiness.
       startupProbe:
-        httpGet: {path: /v2/health/ready, port: http}
+        httpGet: {path: /v2/health/live, port: http}
         periodSeconds: {{ .Values.probes.period }}
         timeoutSeconds: 3
         failureThreshold: {{ max 1 (div .Values.probes.startup .Values.probes.period) }}
