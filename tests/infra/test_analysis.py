@@ -43,13 +43,17 @@ def exposition(seconds: float) -> str:
         for name, rate in rates.items():
             value = rate * seconds
             if name.isdecimal():
-                lines.append(f'countersign_requests_total{{{where},status="{name}"}} {value}')
+                lines.append(f'countersign_requests_total{{{where},route="/v1/decisions",status="{name}"}} {value}')
+        # Whoever reads the description of a bad release, or of a silent one, is answered well and at once.
+        lines.append(f'countersign_requests_total{{{where},route="other",status="200"}} {100 * seconds}')
+        lines.append(f'countersign_request_seconds_bucket{{{where},route="other",le="0.1"}} {100 * seconds}')
+        lines.append(f'countersign_request_seconds_bucket{{{where},route="other",le="+Inf"}} {100 * seconds}')
         lines += decided(where if release == STABLE else f'{where},shadow="false"', rates, seconds)
         if release != STABLE:
             lines += decided(f'{where},shadow="true"', SHADOW, seconds)
         slow = release == BAD
         for le, share in (("0.1", 0.0 if slow else 1.0), ("1", 0.5 if slow else 1.0), ("+Inf", 1.0)):
-            lines.append(f'countersign_request_seconds_bucket{{{where},le="{le}"}} {share * 20 * seconds}')
+            lines.append(f'countersign_request_seconds_bucket{{{where},route="/v1/decisions",le="{le}"}} {share * 20 * seconds}')
     return "\n".join([*lines, ""])
 
 
@@ -157,7 +161,7 @@ def test_chance_alone_refuses_no_sound_release() -> None:
 def verdicts(ask: Callable[[str], list[float]]) -> dict[str, dict[str, tuple[bool, list[float]]]]:
     """Release -> metric -> what it says, and the number."""
     deadline = time.monotonic() + 60
-    query = f'sum(increase(countersign_requests_total{{pod_template_hash="stable"}}[{WINDOW}s]))'
+    query = f'sum(increase(countersign_requests_total{{pod_template_hash="stable",route="/v1/decisions"}}[{WINDOW}s]))'
     while time.monotonic() < deadline:
         try:
             if (found := ask(query)) and found[0] > WINDOW * 15:
