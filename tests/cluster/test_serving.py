@@ -155,9 +155,11 @@ def test_a_model_that_was_changed_in_the_store_is_not_served(office: Office, cal
         assert "changed" in office.space.kubectl("logs", new)
         go_on(caller)
         assert new not in office.serving_pods()
+        assert restarts(office, new) == 0, "it is alive, and looks again by itself"
     finally:
         toy.client.put_object(Bucket=toy.bucket, Key=key, Body=data, Metadata=noted)
     wait(lambda: new in office.serving_pods(), "it looks again, and serves", patience=120)
+    assert restarts(office, new) == 0
     assert caller.failed == []
 
 

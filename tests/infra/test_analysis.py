@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-import re
+import math
 import shutil
 import subprocess
 import threading
@@ -18,7 +18,7 @@ import pytest
 import yaml
 
 from tests.conftest import lacking
-from tests.infra.test_chart import render
+from tests.infra.test_chart import CHART, render
 from tests.s3server import free_port
 
 STABLE, GOOD, BAD, SILENT = "stable", "good", "bad", "silent"
@@ -26,7 +26,8 @@ WINDOW = 10  # seconds
 # Events a second of each release: requests answered well and badly; approved and declined by group.
 RATES: dict[str, dict[str, float]] = {
     STABLE: {"200": 20, "503": 0, "approved a": 8, "declined a": 2, "approved b": 8, "declined b": 2},
-    GOOD: {"200": 20, "503": 0.1, "approved a": 8, "declined a": 2, "approved b": 7, "declined b": 3},
+    # Of group c there are too few to say anything.
+    GOOD: {"200": 20, "503": 0.1, "approved a": 8, "declined a": 2, "approved b": 7, "declined b": 3, "declined c": 0.5},
     # Of group b nobody is approved: no such series exists.
     BAD: {"200": 10, "503": 10, "approved a": 5, "declined a": 5, "declined b": 10},
 }
@@ -42,13 +43,17 @@ def exposition(seconds: float) -> str:
         for name, rate in rates.items():
             value = rate * seconds
             if name.isdecimal():
-                lines.append(f'countersign_requests_total{{{where},status="{name}"}} {value}')
+                lines.append(f'countersign_requests_total{{{where},route="/v1/decisions",status="{name}"}} {value}')
+        # Whoever reads the description of a bad release, or of a silent one, is answered well and at once.
+        lines.append(f'countersign_requests_total{{{where},route="other",status="200"}} {100 * seconds}')
+        lines.append(f'countersign_request_seconds_bucket{{{where},route="other",le="0.1"}} {100 * seconds}')
+        lines.append(f'countersign_request_seconds_bucket{{{where},route="other",le="+Inf"}} {100 * seconds}')
         lines += decided(where if release == STABLE else f'{where},shadow="false"', rates, seconds)
         if release != STABLE:
             lines += decided(f'{where},shadow="true"', SHADOW, seconds)
         slow = release == BAD
         for le, share in (("0.1", 0.0 if slow else 1.0), ("1", 0.5 if slow else 1.0), ("+Inf", 1.0)):
-            lines.append(f'countersign_request_seconds_bucket{{{where},le="{le}"}} {share * 20 * seconds}')
+            lines.append(f'countersign_request_seconds_bucket{{{where},route="/v1/decisions",le="{le}"}} {share * 20 * seconds}')
     return "\n".join([*lines, ""])
 
 
@@ -110,27 +115,53 @@ def _values(port: int, query: str) -> list[float]:
 
 
 def metrics() -> list[dict[str, Any]]:
-    analysis = {"window": WINDOW, "requests": 50, "attributes": ["race"]}
+    analysis = {"window": WINDOW, "requests": 50, "attributes": ["race"], "group": 20}
     rendered = yaml.safe_load_all(render({"canary": {"enabled": True, "analysis": analysis}}))
     (template,) = [o for o in rendered if o["kind"] == "AnalysisTemplate"]
     return list(template["spec"]["metrics"])
 
 
 def says(metric: dict[str, Any], values: list[float]) -> bool:
-    """Success as Argo Rollouts works it out: this much of its language is Python's."""
-    condition = metric["successCondition"].replace("len(result) > 0 && ", "").replace("!isNaN(result[0]) && ", "")
-    matched = re.fullmatch(r"result\[0\] (<=|>=) ([0-9.]+)", condition)
-    assert matched, condition
-    if not values or values[0] != values[0]:  # NaN is what does not equal itself
-        return False
-    return values[0] <= float(matched[2]) if matched[1] == "<=" else values[0] >= float(matched[2])
+    """Success as Argo Rollouts works it out: this much of its language is Python's, but for its signs.
+
+    Of success and failure exactly one holds: where both do it fails, and where neither does it is inconclusive and waits for ever.
+    """
+
+    def holds(condition: str) -> bool:
+        python = condition.replace("||", " or ").replace("&&", " and ").replace("!", " not ")
+        found = eval(python, {"__builtins__": {}}, {"len": len, "isNaN": math.isnan, "result": values})  # noqa: S307
+        assert isinstance(found, bool), condition
+        return found
+
+    success, failure = holds(metric["successCondition"]), holds(metric["failureCondition"])
+    assert success != failure, (metric["name"], values)
+    return success
+
+
+@pytest.mark.parametrize("values", [[], [math.nan], [-1.0], [0.0], [0.01], [0.1], [0.5], [0.8], [1.0], [50.0], [1e9], [math.inf]])
+def test_each_number_says_either_yes_or_no(values: list[float]) -> None:
+    said = {m["name"]: says(m, values) for m in metrics()}
+    if not values or math.isnan(values[0]):
+        assert not any(said.values())
+
+
+def test_chance_alone_refuses_no_sound_release() -> None:
+    """By the chart's own numbers, at the first share, whatever share is approved: that takes three standard errors."""
+    canary = yaml.safe_load((CHART / "values.yaml").read_text())["canary"]
+    a, first = canary["analysis"], canary["weights"][0] / 100
+    new, old = a["requests"], a["requests"] * (1 - first) / first
+    for approved in (0.5, 0.6, 0.75, 0.9):
+        spread = approved * (1 - approved)
+        assert 3 * math.sqrt(spread / new + spread / old) <= a["shift"]
+    assert 3 * math.sqrt(0.75 * 0.25 / a["group"]) / 0.75 <= 1 - a["fairness"]
+    assert canary["seconds"] >= a["window"], "the window looks back beyond the time of this share"
 
 
 @pytest.fixture(scope="module")
 def verdicts(ask: Callable[[str], list[float]]) -> dict[str, dict[str, tuple[bool, list[float]]]]:
     """Release -> metric -> what it says, and the number."""
     deadline = time.monotonic() + 60
-    query = f'sum(increase(countersign_requests_total{{pod_template_hash="stable"}}[{WINDOW}s]))'
+    query = f'sum(increase(countersign_requests_total{{pod_template_hash="stable",route="/v1/decisions"}}[{WINDOW}s]))'
     while time.monotonic() < deadline:
         try:
             if (found := ask(query)) and found[0] > WINDOW * 15:

@@ -19,6 +19,7 @@ from tests.conftest import lacking
 from tests.infra.test_kustomize import render as kustomized
 from tests.serve import world as served
 from tests.serve.process import Server, serving
+from workflows.serve.server import LAST_ANSWERS
 
 ROOT = Path(__file__).parents[2]
 CHART = ROOT / "infra/charts/model-server"
@@ -26,6 +27,7 @@ GOLDEN = ROOT / "tests/golden/charts"
 RELEASE = '{"pipeline":"loan_approval","release":{"environment":"prod","sequence":7,"sha256":null},"variants":[]}'
 GIVEN = {"pipeline": "loan_approval", "release": RELEASE, "image": {"tag": "v1"}, "code": f"{'1' * 64}:{'2' * 32}:3"}
 MEASURED = 574e6  # bytes
+DRAIN = 5  # seconds, the server's own
 CASES: dict[str, dict[str, Any]] = {
     "deployment": {},
     "canary": {"canary": {"enabled": True, "analysis": {"attributes": ["race", "sex"]}}},
@@ -127,6 +129,27 @@ def test_traces_go_to_the_collector_and_nowhere_else_and_only_where_one_is_named
     assert egress[-1] == {"to": to, "ports": [{"protocol": "TCP", "port": 4318}]}
     _, anywhere = of({"tracing": {"endpoint": there, "port": 443, "collector": ""}})
     assert anywhere[-1] == {"ports": [{"protocol": "TCP", "port": 443}]}
+
+
+@pytest.mark.parametrize(("drain", "send"), [({}, 25), ({"grace": 180, "seconds": 10}, 140), ({"grace": 30}, 5)])
+def test_a_pod_that_ends_has_its_time_for_the_log(drain: dict[str, int], send: int) -> None:
+    """Until it is ended by force it has let go on what goes on, and tried to reach the store for as long as there is time."""
+    (deployment,) = [o for o in yaml.safe_load_all(render({"drain": drain})) if o["kind"] == "Deployment"]
+    pod = deployment["spec"]["template"]["spec"]
+    (container,) = pod["containers"]
+    given = int(next(e["value"] for e in container["env"] if e["name"] == "COUNTERSIGN_SEND"))
+    assert given == send
+    before = container["lifecycle"]["preStop"]["sleep"]["seconds"] + DRAIN + LAST_ANSWERS
+    if pod["terminationGracePeriodSeconds"] >= 60:
+        assert before + given + 5 <= pod["terminationGracePeriodSeconds"]
+
+
+@pytest.mark.parametrize("case", ["deployment", "canary"])
+def test_what_cannot_load_is_not_ready_and_is_not_killed_for_it(case: str) -> None:
+    (workload,) = [o for o in yaml.safe_load_all(render(CASES[case])) if o["kind"] in {"Deployment", "Rollout"}]
+    (container,) = workload["spec"]["template"]["spec"]["containers"]
+    asked = {probe: container[f"{probe}Probe"]["httpGet"]["path"] for probe in ("startup", "liveness", "readiness")}
+    assert asked == {"startup": "/v2/health/live", "liveness": "/v2/health/live", "readiness": "/v2/health/ready"}
 
 
 def selects(selector: dict[str, Any], labels: dict[str, str]) -> bool:

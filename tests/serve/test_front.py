@@ -249,7 +249,11 @@ def test_an_answer_that_has_begun_is_not_followed_by_another(tmp_path: Path, mad
         with capture_logs() as said, pytest.MonkeyPatch.context() as patch:
             patch.setattr(api, "_decided", broken)
             bad = await w.ask(INFER, TENSORS)
-        return bad.status, len(said), w.metrics.registry.get_sample_value("countersign_requests_total", {"route": "other", "status": "500"})
+        return (
+            bad.status,
+            len(said),
+            w.metrics.registry.get_sample_value("countersign_requests_total", {"route": "/v2/models/{name}/infer", "status": "500"}),
+        )
 
     assert run(tmp_path, made, work) == (500, 1, 1)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import http.client
 import json
 import math
@@ -15,13 +16,15 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, closing, suppress
+from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
+
+import pytest
 
 from tests.conftest import eventually
 from tests.serve import hostile, world
@@ -31,7 +34,7 @@ from tests.serve.world import DECLINED, FEATURES
 from workflows.prove import canonical
 from workflows.run.store.local import LocalStore
 from workflows.serve.log import FLUSH
-from workflows.serve.server import MOST_CONNECTIONS
+from workflows.serve.server import MOST_CONNECTIONS, _aside
 from workflows.serve.shipping import ship, verify_logs
 from workflows.serve.watch import FEWEST
 
@@ -133,6 +136,60 @@ def test_told_to_go_it_finishes_what_goes_on(own: world.Made, tmp_path: Path) ->
         over.close()
         assert server.stop() == 0
     assert len(logged(own.store)) == 2
+
+
+@contextmanager
+def store_away(own: world.Made) -> Iterator[None]:
+    away = own.store.documents.with_name("away")
+    own.store.documents.rename(away)
+    own.store.documents.write_text("no folder, so nothing can be put into it")
+    try:
+        yield
+    finally:
+        own.store.documents.unlink()
+        away.rename(own.store.documents)
+
+
+def test_told_to_go_while_the_store_is_away_it_waits_for_it(own: world.Made, tmp_path: Path) -> None:
+    """A pod's disk goes with it: what was answered is in the store before the process ends."""
+    with serving(tmp_path, own) as server:
+        with store_away(own):
+            answered = [server.ask("/v1/decisions", SENT)[1]["id"] for _ in range(3)]
+            server.process.send_signal(signal.SIGTERM)
+            time.sleep(3)
+            assert server.process.poll() is None, server.log
+        assert server.stop() == 0
+    assert [r["id"] for r in logged(own.store)] == answered
+
+
+def test_told_to_go_while_the_store_stays_away_it_says_so(own: world.Made, tmp_path: Path) -> None:
+    """The exit code and the last line tell that answered decisions are on the disk only, and where; a server on that folder sends them."""
+    with serving(tmp_path, own, COUNTERSIGN_SEND="2") as server, store_away(own):
+        answer = server.ask("/v1/decisions", SENT)[1]
+        begun = time.monotonic()
+        assert server.stop() == 75
+        assert time.monotonic() - begun < 20
+        [said] = [x for x in server.log.splitlines() if "answered are not in the store" in x]
+        told = json.loads(said)
+        assert (told["folder"], told["batches"], told["unsigned"]) == (str(tmp_path / "log"), 1, 0)
+    with serving(tmp_path, own) as second:
+        assert second.stop() == 0
+    assert [r["id"] for r in logged(own.store)] == [answer["id"]]
+
+
+def test_a_store_that_never_answers_does_not_keep_the_process() -> None:
+    """What asks it is left behind: asyncio's own threads would be waited for, until the process is killed."""
+    answer = threading.Event()
+
+    async def end() -> None:
+        async with asyncio.timeout(0.2):
+            await _aside(lambda: answer.wait(20))
+
+    begun = time.monotonic()
+    with pytest.raises(TimeoutError):
+        asyncio.run(end())
+    assert time.monotonic() - begun < 10
+    answer.set()
 
 
 def test_no_room_and_then_room_again(own: world.Made, tmp_path: Path) -> None:
@@ -352,22 +409,18 @@ def test_every_metric_that_is_promised_moves(own: world.Made, tmp_path: Path) ->
         def now(name: str) -> float:
             return sum(v for k, v in server.metrics().items() if k.partition("{")[0] == f"countersign_{name}")
 
-        away = own.store.documents.with_name("away")
-        own.store.documents.rename(away)
-        own.store.documents.write_text("no folder, so nothing can be put into it")
-        eventually(lambda: now("log_unsent_batches") >= 1 and now("log_unsigned_records") == 0)
-        assert (now("log_records"), now("log_waiting_records"), now("log_failures")) == (100, 0, 0)
-        sent = now("log_sent_timestamp_seconds")
-        resource.prlimit(server.process.pid, resource.RLIMIT_FSIZE, (10, resource.RLIM_INFINITY))
-        assert server.ask("/v1/decisions", SENT)[0] == 200
-        eventually(lambda: now("log_waiting_records") == 1 and now("ready") == 0)
-        assert now("log_failures") >= 1
-        assert server.ask("/v1/decisions", SENT)[0] == 503
-        resource.prlimit(server.process.pid, resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
-        eventually(lambda: now("log_waiting_records") == 0 and now("ready") == 1)
-        assert (now("log_records"), now("log_sent_timestamp_seconds")) == (101, sent)
-        own.store.documents.unlink()
-        away.rename(own.store.documents)
+        with store_away(own):
+            eventually(lambda: now("log_unsent_batches") >= 1 and now("log_unsigned_records") == 0)
+            assert (now("log_records"), now("log_waiting_records"), now("log_failures")) == (100, 0, 0)
+            sent = now("log_sent_timestamp_seconds")
+            resource.prlimit(server.process.pid, resource.RLIMIT_FSIZE, (10, resource.RLIM_INFINITY))
+            assert server.ask("/v1/decisions", SENT)[0] == 200
+            eventually(lambda: now("log_waiting_records") == 1 and now("ready") == 0)
+            assert now("log_failures") >= 1
+            assert server.ask("/v1/decisions", SENT)[0] == 503
+            resource.prlimit(server.process.pid, resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+            eventually(lambda: now("log_waiting_records") == 0 and now("ready") == 1)
+            assert (now("log_records"), now("log_sent_timestamp_seconds")) == (101, sent)
         eventually(lambda: now("log_unsent_batches") == 0 and now("log_sent_timestamp_seconds") > sent)
         eventually(lambda: server.ask("/v1/decisions", SENT)[0] == 200 and now("log_unsigned_records") > 0)
 

@@ -30,6 +30,9 @@ App = Callable[[Scope, Receive, Send], Awaitable[None]]
 DECISIONS = "/v1/decisions"
 INFERENCE = "/v2"
 """What the paths of the Open Inference Protocol begin with."""
+INFER = "/v2/models/{name}/infer"
+"""What requests for decisions by that protocol are counted as, whatever model and version they name."""
+OTHER = "other"
 ARRIVED = "countersign.arrived"
 """Where a request's scope says when its last byte was there."""
 LATE = "should the decision log hold a decision all the same, nobody was given it"
@@ -77,6 +80,13 @@ def trace_in(headers: Iterable[tuple[bytes, bytes]]) -> str | None:
     return named[-1] if named else None
 
 
+def route_of(path: str) -> str:
+    """One of three: a label that a caller could choose would grow without end."""
+    if path == DECISIONS:
+        return DECISIONS
+    return INFER if path.startswith("/v2/models/") and path.endswith("/infer") else OTHER
+
+
 class State:
     """What is served just now, or why nothing is."""
 
@@ -113,7 +123,7 @@ class Front:
         if path in HEALTH:  # never sent away: a busy server is alive, and so is one that has all the connections it takes
             await self.rest(scope, receive, send)
             return
-        route = DECISIONS if path == DECISIONS else "other"
+        route = route_of(path)
         status = 500
         try:
             if self.crowded():
@@ -227,7 +237,7 @@ class Front:
                 if isinstance(error, TimeoutError):
                     raise Refused(503, "not answered in time", f"try again; {LATE}", retry=1) from None
                 raise
-            log.exception("a request failed", route="other")  # its answer has begun, and there is no second one
+            log.exception("a request failed", route=route_of(scope["path"]))  # its answer has begun, and there is no second one
         return status
 
     def _measured(self, route: str, status: int, arrived: float | None) -> None:

@@ -11,6 +11,7 @@
 | `COUNTERSIGN_LOG_SIZE` | how much the log's folder may take, as Kubernetes writes it: `1Gi` | the disk |
 | `COUNTERSIGN_HOST`, `_PORT`, `_METRICS_PORT` | where it listens | `0.0.0.0`, 8080, 9090 |
 | `COUNTERSIGN_DRAIN` | seconds between SIGTERM and no longer listening | 5 |
+| `COUNTERSIGN_SEND` | seconds that it goes on trying to send the rest of the log, at the end | 25 |
 """
 
 from __future__ import annotations
@@ -22,8 +23,9 @@ import re
 import shutil
 import signal
 import sys
+import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -54,9 +56,11 @@ if TYPE_CHECKING:
 
 SHIP = 2.0  # seconds between two looks for batches to send
 AGAIN = 10.0  # seconds until a store that was away is asked again
+AT_THE_END = 1.0  # the same, where the process is about to end
 KEEP = 1024**3  # bytes of the log that stay on the disk where all is sent; at most half of what it may take
 FULL = 0.9  # of what the log may take: a volume that is larger than it may be costs the pod, with what is not in the store yet
 HEADERS = 10.0  # seconds
+LAST_ANSWERS = 20  # seconds that requests which go on have to end, once nobody new is let in
 MOST_CONNECTIONS = 2048
 UNITS = {"": 1} | {u: 1000**i for i, u in enumerate("kMGT", 1)} | {f"{u}i": 1024**i for i, u in enumerate("KMGT", 1)}
 SIZE = re.compile(rf"([1-9][0-9]*)({'|'.join(UNITS)})")
@@ -80,6 +84,9 @@ class Settings:
     port: int
     metrics_port: int
     drain: float
+    """Seconds between SIGTERM and no longer listening."""
+    send: float
+    """Seconds that the rest of the log has to come to the store, at the end."""
 
 
 def settings(release: Release, environment: Mapping[str, str]) -> Settings:
@@ -88,7 +95,7 @@ def settings(release: Release, environment: Mapping[str, str]) -> Settings:
     mode = environment.get("COUNTERSIGN_LOG_MODE", "strict")
     if mode not in {"strict", "batched"}:
         wrong.append(Problem(what="unknown mode", where="COUNTERSIGN_LOG_MODE", expected="strict or batched", got=mode))
-    numbers = {"COUNTERSIGN_PORT": "8080", "COUNTERSIGN_METRICS_PORT": "9090", "COUNTERSIGN_DRAIN": "5"}
+    numbers = {"COUNTERSIGN_PORT": "8080", "COUNTERSIGN_METRICS_PORT": "9090", "COUNTERSIGN_DRAIN": "5", "COUNTERSIGN_SEND": "25"}
     said = {n: environment.get(n, default) for n, default in numbers.items()}
     wrong += [Problem(what="not a whole number", where=n, got=v) for n, v in said.items() if not (v.isascii() and v.isdigit())]
     size = environment.get("COUNTERSIGN_LOG_SIZE", "")
@@ -111,6 +118,7 @@ def settings(release: Release, environment: Mapping[str, str]) -> Settings:
         port=int(said["COUNTERSIGN_PORT"]),
         metrics_port=int(said["COUNTERSIGN_METRICS_PORT"]),
         drain=float(said["COUNTERSIGN_DRAIN"]),
+        send=float(said["COUNTERSIGN_SEND"]),
     )
 
 
@@ -173,7 +181,7 @@ class Process:
             log_level="warning",
             server_header=False,
             timeout_keep_alive=30,
-            timeout_graceful_shutdown=20,
+            timeout_graceful_shutdown=LAST_ANSWERS,
         )
         self._server = _Uvicorn(config)
         self._log: DecisionLog | None = None
@@ -205,9 +213,12 @@ class Process:
             pass
         except Exception:
             log.exception("the work on the log ended")
-        await asyncio.gather(self._finish(), *([self._traces.close()] if self._traces else []))
+        traces = asyncio.create_task(self._traces.close()) if self._traces else None
+        unfinished = await self._finish()
+        if traces:
+            await traces
         metrics.shutdown()
-        return code
+        return code or unfinished
 
     def _crowded(self) -> bool:
         return len(self._server.server_state.connections) >= MOST_CONNECTIONS
@@ -254,7 +265,7 @@ class Process:
         while True:
             self._measure()
             try:
-                await asyncio.to_thread(self._send)
+                await _aside(self._send)
                 self.metrics.log_sent_at.set(time.time())
             except (Temporary, BadInput, OSError) as error:
                 log.warning("the decision log cannot be sent; it stays on the disk", why=str(error))
@@ -277,16 +288,69 @@ class Process:
             self.metrics.log_failures.set(self._log.failures)
             self.metrics.log_records.labels(self._log.disk.chain).set(self._log.disk.head.number)
 
-    async def _finish(self) -> None:
-        """Everything that was answered is signed, and sent if the store is there; else it lies on the disk for the next process."""
+    async def _finish(self) -> int:
+        """Everything that was answered is signed, and sent as soon as the store is there; else the exit code says that it is not.
+
+        What is not sent lies on the disk for the next process. Where the disk goes with this one, as a pod's emptyDir does, it is lost.
+        """
         if self._log is None:
-            return
+            return 0
         await self._log.close()
+        why = ""
         try:
-            async with asyncio.timeout(10):
-                await asyncio.to_thread(self._send)
-        except (CountersignError, OSError, TimeoutError) as error:
-            log.warning("the end of the decision log is on the disk only", why=str(error))
+            async with asyncio.timeout(self.given.send):
+                while why := await self._missed():  # noqa: ASYNC110 - nothing tells when the store is back
+                    await asyncio.sleep(AT_THE_END)
+        except TimeoutError:
+            why = why or "the store gave no answer in time"
+        batches, unsigned = len(unsent(self.given.folder)), self._log.disk.waiting + self._log.waiting
+        if not batches and not unsigned:
+            return 0
+        log.error(
+            "decisions that were answered are not in the store: keep the log's folder, and start a server on it, which sends them",
+            folder=str(self.given.folder),
+            batches=batches,
+            unsigned=unsigned,
+            why=why or "the disk has no room to sign them",
+        )
+        return Temporary.exit_code
+
+    async def _missed(self) -> str:
+        """Send what is signed; why it is not sent, or nothing."""
+        try:
+            await _aside(self._send)
+        except (CountersignError, OSError) as error:
+            return str(error)
+        return ""
+
+
+async def _aside(do: Callable[[], object]) -> None:
+    """Do it in a thread that the end of the process does not wait for: a store that is away may take minutes to say so."""
+    loop = asyncio.get_running_loop()
+    told: asyncio.Future[None] = loop.create_future()
+
+    def tell(error: Exception | None) -> None:
+        if told.done():
+            return
+        if error:
+            told.set_exception(error)
+        else:
+            told.set_result(None)
+
+    def work() -> None:
+        failed: Exception | None = None
+        try:
+            do()
+        except Exception as error:  # noqa: BLE001 - whoever waits for it is told
+            failed = error
+        with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits any more
+            loop.call_soon_threadsafe(tell, failed)
+
+    try:
+        threading.Thread(target=work, name="decision-log-sender", daemon=True).start()
+    except RuntimeError as error:
+        raise Temporary(Problem(what=f"no thread to be had: {error}", where="the sender of the decision log")) from error
+    await told
 
 
 def _traces(release: Release) -> Traces | None:

@@ -97,6 +97,8 @@ spec:
         - {name: COUNTERSIGN_LOG, value: /log}
         - {name: COUNTERSIGN_LOG_MODE, value: {{ .Values.log.mode }}}
         - {name: COUNTERSIGN_LOG_SIZE, value: {{ .Values.log.size | quote }}}
+        # After preStop, until it no longer listens (5 s), until what goes on has ended (20 s), and to end (5 s); the rest is for the log.
+        - {name: COUNTERSIGN_SEND, value: {{ max 5 (sub (sub .Values.drain.grace .Values.drain.seconds) 30) | quote }}}
         {{- with .Values.tracing.endpoint }}
         - {name: OTEL_EXPORTER_OTLP_ENDPOINT, value: {{ . | quote }}}
         {{- end }}
@@ -106,8 +108,9 @@ spec:
       ports:
         - {name: http, containerPort: 8080}
         - {name: metrics, containerPort: 9090}
+      # A server that cannot load is alive and looks again: killed for it, it would say less and take longer. Traffic waits for readiness.
       startupProbe:
-        httpGet: {path: /v2/health/ready, port: http}
+        httpGet: {path: /v2/health/live, port: http}
         periodSeconds: {{ .Values.probes.period }}
         timeoutSeconds: 3
         failureThreshold: {{ max 1 (div .Values.probes.startup .Values.probes.period) }}
