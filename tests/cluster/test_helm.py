@@ -124,6 +124,10 @@ def test_what_does_not_start_is_taken_back(helm: Helm) -> None:
     with pytest.raises(NotServed) as caught:
         helm.deploy(values(2, image="localhost/no-such-image:1"))
     assert caught.value.state is State.FAILED
+    for n in (3, 4):
+        with pytest.raises(NotServed):
+            helm.deploy(values(n, image=f"localhost/no-such-image:{n}"))
+    assert approved() == ["loan-approval.1", "loan-approval.3", "loan-approval.4"], "what serves stays, or its next pod is refused"
     assert running() == values(1)["release"]
     there = helm.installed()
     assert there

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from workflows.errors import BadInput, Temporary
 from workflows.promote import helm
 from workflows.promote.deployer import NotServed
 from workflows.promote.helm import Helm, Said
+from workflows.prove import canonical
 from workflows.prove.release import State
 
 RELEASE = '{"pipeline":"toy","release":{"environment":"prod","sequence":2,"sha256":"' + "2" * 64 + '"}}'
@@ -21,10 +23,11 @@ HISTORY = [{"revision": 4, "status": "superseded"}, {"revision": 5, "status": "d
 
 
 class Programs:
-    """helm and kubectl that answer what they are told to; what they were asked is kept."""
+    """helm and kubectl that answer what they are told to; what they were asked is kept, and the list of what may serve."""
 
     def __init__(self, *phases: tuple[str, bool], seen: int = 3, err: str = "", status: str = "deployed", history: Any = HISTORY) -> None:
         self.phases, self.seen, self.err, self.status, self.history = list(phases), seen, err, status, history
+        self.approved: dict[str, str] = {}
         self.asked: list[str] = []
 
     def __call__(self, words: Sequence[str]) -> Said:
@@ -39,6 +42,11 @@ class Programs:
             phase, aborted = self.phases.pop(0) if len(self.phases) > 1 else self.phases[0]
             status = {"phase": phase, "abort": aborted, "message": "metric shift", "observedGeneration": str(self.seen)}
             found = {"metadata": {"generation": 3}, "status": status}
+        if said.startswith("kubectl get configmap"):
+            found = {"data": self.approved}
+        if said.startswith("kubectl patch configmap"):
+            change = json.loads(words[words.index("-p") + 1])["data"]
+            self.approved = {k: v for k, v in {**self.approved, **change}.items() if v is not None}
         return Said(code=0, out=json.dumps(found), err="")
 
 
@@ -49,6 +57,29 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def promoter(programs: Programs, minutes: int = 1) -> Helm:
     return Helm(release="toy", namespace="prod", chart=Path("chart"), minutes=minutes, run=programs)
+
+
+@pytest.fixture
+def chart(tmp_path: Path) -> Path:
+    (tmp_path / "values.yaml").write_text("release: ''\n")
+    return tmp_path
+
+
+def release(sequence: int) -> str:
+    told = {"environment": "prod", "sequence": sequence, "sha256": f"{sequence}" * 64}
+    return canonical.encode({"pipeline": "toy", "release": told}).decode()
+
+
+def test_what_serves_stays_approved_however_many_after_it_are_refused(chart: Path) -> None:
+    """Or the cluster would refuse its next pod, and the way back to it."""
+    asked = Programs(("Degraded", True))
+    asked.approved = {"toy.2": RELEASE, "other.1": "another pipeline's"}
+    for n in (3, 4, 5, 6):
+        with pytest.raises(NotServed, match="metric shift"):
+            replace(promoter(asked), chart=chart).deploy({**VALUES, "release": release(n)})
+        assert asked.approved["toy.2"] == RELEASE
+        assert asked.approved[f"toy.{n}"] == release(n)
+    assert sorted(asked.approved) == ["other.1", "toy.2", "toy.5", "toy.6"], "the last one refused may still have pods"
 
 
 def test_a_canary_that_outlived_its_promoter_is_seen_to_its_end() -> None:

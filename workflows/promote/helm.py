@@ -28,7 +28,7 @@ CHART = Path("infra/charts/model-server")
 CHART_VARIABLE = "COUNTERSIGN_CHART"
 APPROVED = "countersign-approved"
 """The ConfigMap that lists what may serve. Only the promoter's account may write it."""
-ADMITTED = 3  # releases of a pipeline that may have pods at one time: the one before, the one on its way, one taken back
+ADMITTED = 3  # releases of a pipeline that may have pods at one time: the one that serves, the one on its way, one taken back
 KEPT = 20  # revisions: how far back `helm history` tells
 HEALTHY = "Healthy"
 PENDING_ROLLBACK = "pending-rollback"
@@ -115,7 +115,7 @@ class Helm:
     def deploy(self, values: Mapping[str, Any]) -> Deployed:
         before = self._revision_that("deployed")
         values = self._complete(values)
-        self._admit(str(values["release"]))
+        self._admit(str(values["release"]), None if before is None else self._values(before).get("release"))
         with tempfile.NamedTemporaryFile("w", suffix=".json", prefix="values-") as file:
             file.write(canonical.encode(dict(values)).decode())
             file.flush()
@@ -131,8 +131,11 @@ class Helm:
         path = self.chart / "values.yaml"
         return dict(_over(parameters.read_yaml(path, str(path)), values))
 
-    def _admit(self, release: str) -> None:
-        """Let this release into the namespace: the cluster's admission policy compares pods with what stands in this list."""
+    def _admit(self, release: str, serving: str | None) -> None:
+        """Let this release into the namespace: the cluster's admission policy compares pods with what stands in this list.
+
+        What serves stays in it, however many after it came to nothing: its next pod, and the way back, are compared as well.
+        """
         name, said = "configmap", self._try_kubectl("get", "configmap", APPROVED, "-o", "json")
         told = json.loads(release)["release"]
         key = f"{self.release}.{told['sequence']}"
@@ -141,9 +144,11 @@ class Helm:
             return
         if said.code:
             raise self._explained(said, "kubectl get")
-        mine = sorted((k for k in json.loads(said.out).get("data") or {} if k.startswith(f"{self.release}.")), key=_sequence)
-        # Pods of the release before live on until this one is whole, and longer where it is taken back.
-        gone = [k for k in mine if k != key][: -(ADMITTED - 1)]
+        listed = json.loads(said.out).get("data") or {}
+        mine = sorted((k for k in listed if k.startswith(f"{self.release}.")), key=_sequence)
+        stay = {key, *(k for k in mine if listed[k] == serving)}
+        others = [k for k in mine if k not in stay]
+        gone = others[: max(0, len(stay) + len(others) - ADMITTED)]
         change = {"data": {key: release, **dict.fromkeys(gone)}}
         self._kubectl("patch", name, APPROVED, "--type=merge", "-p", json.dumps(change))
 
