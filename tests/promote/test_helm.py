@@ -17,7 +17,8 @@ from workflows.promote.helm import Helm, Said
 from workflows.prove import canonical
 from workflows.prove.release import State
 
-RELEASE = '{"pipeline":"toy","release":{"environment":"prod","sequence":2,"sha256":"' + "2" * 64 + '"}}'
+ARRIVED = "2" * 64
+RELEASE = '{"pipeline":"toy","release":{"environment":"prod","sequence":2,"sha256":"' + ARRIVED + '"}}'
 VALUES = {"release": RELEASE, "canary": {"enabled": True}}
 HISTORY = [{"revision": 4, "status": "superseded"}, {"revision": 5, "status": "deployed"}]
 
@@ -25,8 +26,18 @@ HISTORY = [{"revision": 4, "status": "superseded"}, {"revision": 5, "status": "d
 class Programs:
     """helm and kubectl that answer what they are told to; what they were asked is kept, and the list of what may serve."""
 
-    def __init__(self, *phases: tuple[str, bool], seen: int = 3, err: str = "", status: str = "deployed", history: Any = HISTORY) -> None:
+    def __init__(
+        self,
+        *phases: tuple[str, bool],
+        seen: int = 3,
+        err: str = "",
+        status: str = "deployed",
+        history: Any = HISTORY,
+        values: Any = VALUES,
+        tested: str = "",
+    ) -> None:
         self.phases, self.seen, self.err, self.status, self.history = list(phases), seen, err, status, history
+        self.values, self.tested = values, tested
         self.approved: dict[str, str] = {}
         self.asked: list[str] = []
 
@@ -35,8 +46,10 @@ class Programs:
         self.asked.append(said)
         if self.err:
             return Said(code=1, out="", err=self.err)
+        if said.startswith("helm test") and self.tested:
+            return Said(code=1, out="", err=self.tested)
         status = {"info": {"status": self.status}, "version": self.history[-1]["revision"]}
-        answers = {"helm status": status, "helm history": self.history, "helm get": VALUES}
+        answers = {"helm status": status, "helm history": self.history, "helm get": self.values}
         found: Any = next((a for start, a in answers.items() if said.startswith(start)), {})
         if said.startswith("kubectl get rollout"):
             phase, aborted = self.phases.pop(0) if len(self.phases) > 1 else self.phases[0]
@@ -84,17 +97,33 @@ def test_what_serves_stays_approved_however_many_after_it_are_refused(chart: Pat
 
 def test_a_canary_that_outlived_its_promoter_is_seen_to_its_end() -> None:
     asked = Programs(("Progressing", False), ("Paused", False), ("Healthy", False))
-    assert promoter(asked).heal() == "its canary went on by itself"
+    assert promoter(asked).heal(ARRIVED) == "its canary went on by itself"
     there = promoter(asked).installed()
     assert there
-    assert there.release == "2" * 64
+    assert there.release == ARRIVED
     assert not [a for a in asked.asked if a.startswith("helm rollback")]
 
 
 def test_one_that_was_taken_back_in_the_meantime_goes_back_in_helm_too() -> None:
     asked = Programs(("Degraded", True))
-    assert promoter(asked).heal() == "the canary was taken back: metric shift"
+    assert promoter(asked).heal(ARRIVED) == "the canary was taken back: metric shift"
     assert [a for a in asked.asked if a.startswith("helm rollback toy 4 ")], "the revision before it"
+
+
+@pytest.mark.parametrize("values", [VALUES, {"release": RELEASE}], ids=["canary", "at once"])
+def test_what_arrived_without_its_promoter_must_stand_its_own_test(values: Any) -> None:
+    asked = Programs(("Healthy", False), values=values, tested="Error: pod toy-test failed")
+    assert promoter(asked).heal(ARRIVED) == "helm test: pod toy-test failed"
+    assert [a for a in asked.asked if a.startswith("helm rollback toy 4 ")], asked.asked
+    asked = Programs(("Healthy", False), values=values)
+    assert promoter(asked).heal(ARRIVED) == ""
+    assert [a for a in asked.asked if a.startswith("helm test toy ")]
+
+
+def test_what_served_before_is_let_alone_where_nothing_arrived() -> None:
+    asked = Programs(("Degraded", True), tested="Error: pod toy-test failed")
+    assert promoter(asked).heal("3" * 64) == ""
+    assert not [a for a in asked.asked if a.startswith(("helm test", "helm rollback"))]
 
 
 PENDING: list[tuple[list[tuple[str, str]], str]] = [
@@ -109,7 +138,7 @@ def test_what_a_killed_helm_left_goes_back_to_what_served(states: list[tuple[str
     """Never to what a rollback was leading away from, though Helm lists it as deployed until the rollback ends."""
     history = [{"revision": n, "status": s, "description": d} for n, (s, d) in enumerate(states, 1)]
     asked = Programs(status=states[-1][0], history=history)
-    assert promoter(asked).heal().startswith(f"Helm was at {states[-1][0]}")
+    assert promoter(asked).heal(ARRIVED).startswith(f"Helm was at {states[-1][0]}")
     assert [a for a in asked.asked if a.startswith(f"helm {asked_for}")], asked.asked
 
 

@@ -163,7 +163,7 @@ class Fake:
     arrives: bool = True
     """Whether what is deployed is there, whatever is said about it."""
 
-    def heal(self) -> str:
+    def heal(self, _: str) -> str:
         said, self.left = self.left, ""
         return said
 

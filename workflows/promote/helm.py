@@ -74,10 +74,10 @@ class Helm:
             raise BadInput(Problem(what="no chart", where=str(chart)), hint=f"{CHART_VARIABLE} names another folder")
         return cls(release=argo_name(pipeline), namespace=namespace, chart=chart, minutes=minutes, context=context)
 
-    def heal(self) -> str:
+    def heal(self, release: str) -> str:
         status = self._status()
         if status == "deployed":
-            return self._heal_canary()
+            return self._heal_arrived(release)
         if status is None or not status.startswith("pending-"):
             return ""
         if status == PENDING_ROLLBACK:
@@ -91,17 +91,21 @@ class Helm:
             return f"Helm was at {status}, with nothing before it: it was taken away"
         return f"Helm was at {status}: it went back to revision {back}"
 
-    def _heal_canary(self) -> str:
-        """A canary goes on when whoever began it died: it is seen to its end, or what comes of it would be on no record."""
+    def _heal_arrived(self, release: str) -> str:
+        """What Helm brought whole goes on when whoever began it died: its canary is seen to its end, and it is tested as any other."""
         revision = self._revision()
         values = self._values(revision)
-        if not _has_canary(values) or self._rollout()["phase"] == HEALTHY:
+        if _release_in(values) != release:
             return ""
+        deployed, before = self._deployed(revision, values), self._revision_that("superseded")
+        on_its_way = _has_canary(values) and self._rollout()["phase"] != HEALTHY
         try:
-            self._follow_canary(self._deployed(revision, values), self._revision_that("superseded"))
+            if on_its_way:
+                self._follow_canary(deployed, before)
+            self._test(deployed, before)
         except NotServed as error:
             return error.why
-        return "its canary went on by itself"
+        return "its canary went on by itself" if on_its_way else ""
 
     def installed(self) -> Installed | None:
         if self._status() != "deployed":

@@ -167,7 +167,7 @@ def heal(desk: Desk) -> str:
             hint="wait for it; one that died is put right by whoever asks after its time",
         )
     deployer = desk.deployer(left.begun.pipeline)
-    said = deployer.heal()
+    said = deployer.heal(left.sha256)
     there = deployer.installed()
     arrived = there is not None and there.release == left.sha256
     words = f"its process died{f'; {said}' if said else ''}; {'it serves' if arrived else 'it does not serve'}"
