@@ -24,7 +24,7 @@ HISTORY = [{"revision": 4, "status": "superseded"}, {"revision": 5, "status": "d
 
 
 class Programs:
-    """helm and kubectl that answer what they are told to; what they were asked is kept, and the list of what may serve."""
+    """helm and kubectl that answer what they are told to; kept are what they were asked, values that were brought, and what may serve."""
 
     def __init__(
         self,
@@ -39,6 +39,7 @@ class Programs:
         self.phases, self.seen, self.err, self.status, self.history = list(phases), seen, err, status, history
         self.values, self.tested = values, tested
         self.approved: dict[str, str] = {}
+        self.brought: list[Any] = []
         self.asked: list[str] = []
 
     def __call__(self, words: Sequence[str]) -> Said:
@@ -46,6 +47,8 @@ class Programs:
         self.asked.append(said)
         if self.err:
             return Said(code=1, out="", err=self.err)
+        if said.startswith("helm upgrade"):
+            self.brought.append(json.loads(Path(words[words.index("--values") + 1]).read_text()))
         if said.startswith("helm test") and self.tested:
             return Said(code=1, out="", err=self.tested)
         status = {"info": {"status": self.status}, "version": self.history[-1]["revision"]}
@@ -110,11 +113,42 @@ def test_one_that_was_taken_back_in_the_meantime_goes_back_in_helm_too() -> None
     assert [a for a in asked.asked if a.startswith("helm rollback toy 4 ")], "the revision before it"
 
 
-@pytest.mark.parametrize("values", [VALUES, {"release": RELEASE}], ids=["canary", "at once"])
-def test_what_arrived_without_its_promoter_must_stand_its_own_test(values: Any) -> None:
+BEFORE = {**VALUES, "rollback": False}
+WHAT_SERVED = {**BEFORE, "rollback": True}
+
+
+def test_what_its_test_refuses_after_a_good_canary_gives_way_without_a_canary(chart: Path) -> None:
+    """Argo Rollouts holds the refused release for the good one: it would try what served before on a share, and nobody would follow."""
+    asked = Programs(("Healthy", False), ("Progressing", False), ("Healthy", False), values=BEFORE, tested="Error: pod toy-test failed")
+    with pytest.raises(NotServed, match="helm test: pod toy-test failed$") as caught:
+        replace(promoter(asked), chart=chart).deploy({**VALUES, "release": release(3), "rollback": False})
+    assert caught.value.state is State.FAILED
+    assert asked.brought[1:] == [WHAT_SERVED]
+    assert asked.phases == [("Healthy", False)], "it was waited for"
+    assert not [a for a in asked.asked if a.startswith("helm rollback")]
+
+
+def test_what_served_before_and_does_not_come_back_is_said(chart: Path) -> None:
+    asked = Programs(("Healthy", False), ("Degraded", False), values=BEFORE, tested="Error: pod toy-test failed")
+    with pytest.raises(NotServed, match="pod toy-test failed; what served before does not come back: metric shift"):
+        replace(promoter(asked), chart=chart).deploy({**VALUES, "release": release(3)})
+
+
+def test_the_way_back_from_a_refused_release_goes_on_where_it_was_killed() -> None:
+    history = [{"revision": 1, "status": "superseded"}, {"revision": 2, "status": "deployed"}, {"revision": 3, "status": "pending-upgrade"}]
+    asked = Programs(("Healthy", False), status="pending-upgrade", history=history, values=WHAT_SERVED)
+    assert promoter(asked).heal("3" * 64) == "Helm was at pending-upgrade: what it was going back to was brought again"
+    assert [a for a in asked.asked if a.startswith("helm rollback toy 3 ")], "not 2, which was refused"
+
+
+WENT_BACK = [(VALUES, "helm upgrade --install toy "), ({"release": RELEASE}, "helm rollback toy 4 ")]
+
+
+@pytest.mark.parametrize(("values", "back"), WENT_BACK, ids=["canary", "at once"])
+def test_what_arrived_without_its_promoter_must_stand_its_own_test(values: Any, back: str) -> None:
     asked = Programs(("Healthy", False), values=values, tested="Error: pod toy-test failed")
     assert promoter(asked).heal(ARRIVED) == "helm test: pod toy-test failed"
-    assert [a for a in asked.asked if a.startswith("helm rollback toy 4 ")], asked.asked
+    assert [a for a in asked.asked if a.startswith(back)], asked.asked
     asked = Programs(("Healthy", False), values=values)
     assert promoter(asked).heal(ARRIVED) == ""
     assert [a for a in asked.asked if a.startswith("helm test toy ")]
