@@ -109,7 +109,10 @@ def test_a_canary_that_outlived_its_promoter_is_seen_to_its_end() -> None:
 
 def test_one_that_was_taken_back_in_the_meantime_goes_back_in_helm_too() -> None:
     asked = Programs(("Degraded", True))
-    assert promoter(asked).heal(ARRIVED) == "the canary was taken back: metric shift"
+    with pytest.raises(NotServed, match="^the canary was taken back: metric shift$") as caught:
+        promoter(asked).heal(ARRIVED)
+    assert caught.value.state is State.ABORTED
+    assert caught.value.deployed == promoter(asked)._deployed(5, VALUES)
     assert [a for a in asked.asked if a.startswith("helm rollback toy 4 ")], "the revision before it"
 
 
@@ -147,7 +150,9 @@ WENT_BACK = [(VALUES, "helm upgrade --install toy "), ({"release": RELEASE}, "he
 @pytest.mark.parametrize(("values", "back"), WENT_BACK, ids=["canary", "at once"])
 def test_what_arrived_without_its_promoter_must_stand_its_own_test(values: Any, back: str) -> None:
     asked = Programs(("Healthy", False), values=values, tested="Error: pod toy-test failed")
-    assert promoter(asked).heal(ARRIVED) == "helm test: pod toy-test failed"
+    with pytest.raises(NotServed, match="^helm test: pod toy-test failed$") as caught:
+        promoter(asked).heal(ARRIVED)
+    assert caught.value.state is State.FAILED
     assert [a for a in asked.asked if a.startswith(back)], asked.asked
     asked = Programs(("Healthy", False), values=values)
     assert promoter(asked).heal(ARRIVED) == ""

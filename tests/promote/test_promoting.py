@@ -17,6 +17,7 @@ import pytest
 from tests.promote.world import KEYS, NOW, SIGNERS, Office, because, failing, office, policies, run_in, stamp
 from workflows.errors import BadInput, CountersignError, GateRefused, NotVerified, Temporary
 from workflows.promote import ledger
+from workflows.promote.deployer import NotServed
 from workflows.promote.history import with_approvers
 from workflows.promote.ledger import Entry, Ledger
 from workflows.promote.promoting import Asked, heal, look, promote, release_file, rollback
@@ -232,6 +233,22 @@ def test_what_a_killed_process_left_is_put_right(bank: Office, *, arrived: bool)
     assert left.ended
     assert left.ended.state is (State.DONE if arrived else State.FAILED)
     assert serving(bank) == C
+
+
+@pytest.mark.parametrize("state", [State.ABORTED, State.FAILED])
+def test_what_was_taken_back_without_its_promoter_is_recorded_as_with_it(bank: Office, state: State) -> None:
+    first = promote(bank.desk(), asked(A)).entry.ended
+    assert first
+    bank.fake.fails, bank.fake.arrives = Killed(), False  # type: ignore[assignment]
+    with pytest.raises(Killed):
+        promote(bank.desk(holder=f"{platform.node()} process 999999999"), asked(B))
+    bank.fake.fails = NotServed("the canary was taken back: p99", state=state, deployed=first.deployed)
+    bank.fake.left = "canary"
+    words = "its process died; the canary was taken back: p99; it does not serve"
+    assert heal(bank.desk()) == f"release 2 was interrupted: {words}"
+    ended = bank.desk().ledger.read()[-1].ended
+    assert ended
+    assert (ended.state, ended.reason, ended.deployed) == (state, words, first.deployed)
 
 
 def test_what_may_be_alive_is_let_alone_until_its_time_is_over(bank: Office) -> None:

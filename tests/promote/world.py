@@ -165,6 +165,8 @@ class Fake:
 
     def heal(self, _: str) -> str:
         said, self.left = self.left, ""
+        if said and isinstance(self.fails, NotServed):
+            raise self.fails
         return said
 
     def installed(self) -> Installed | None:

@@ -38,7 +38,8 @@ class Deployer(Protocol):
     def heal(self, release: str) -> str:
         """Bring what was interrupted half-way back to what served before; what was done, in words, or nothing.
 
-        `release` is the sha256 of what was on its way: where it arrived whole, it must stand every test that it would have stood.
+        `release` is the sha256 of what was on its way: where it arrived whole, it must stand every test that it would have stood,
+        and `NotServed` says that it did not, and was taken back.
         """
 
     def installed(self) -> Installed | None:

@@ -17,7 +17,7 @@ from workflows.promote.judging import Case, Judgement, judge
 from workflows.promote.ledger import Entry, Ledger
 from workflows.promote.policy import Environment, Policies, of
 from workflows.prove import canonical
-from workflows.prove.release import Kind, Release, State, Variant, wrong_shares
+from workflows.prove.release import Deployed, Kind, Release, State, Variant, wrong_shares
 from workflows.prove.signature import Signer
 from workflows.prove.verify import Verification, verify
 from workflows.run import keys
@@ -166,13 +166,9 @@ def heal(desk: Desk) -> str:
             Problem(what=f"release {left.sequence} is on its way: {why}", where=desk.environment),
             hint="wait for it; one that died is put right by whoever asks after its time",
         )
-    deployer = desk.deployer(left.begun.pipeline)
-    said = deployer.heal(left.sha256)
-    there = deployer.installed()
-    arrived = there is not None and there.release == left.sha256
-    words = f"its process died{f'; {said}' if said else ''}; {'it serves' if arrived else 'it does not serve'}"
-    state = State.DONE if arrived else State.FAILED
-    _end(desk, left, state, words, there.deployed if there and arrived else None)
+    state, said, deployed = _left(desk.deployer(left.begun.pipeline), left.sha256)
+    words = f"its process died{f'; {said}' if said else ''}; {'it serves' if state is State.DONE else 'it does not serve'}"
+    _end(desk, left, state, words, deployed)
     return f"release {left.sequence} was interrupted: {words}"
 
 
@@ -277,6 +273,18 @@ def _unsound(desk: Desk, variant: Variant) -> list[Problem]:
 def _served_before(desk: Desk, root: str) -> bool:
     before = desk.policy.after.value
     return bool(before) and ledger.served(Ledger(desk.store, desk.policies, str(before)).read(), root)
+
+
+def _left(deployer: Deployer, release: str) -> tuple[State, str, Deployed | None]:
+    """What came of a release that nobody saw to its end; what was done about it, in words; and what of it is, or was, installed."""
+    try:
+        said = deployer.heal(release)
+    except NotServed as error:
+        return error.state, error.why, error.deployed
+    there = deployer.installed()
+    if there is not None and there.release == release:
+        return State.DONE, said, there.deployed
+    return State.FAILED, said, None
 
 
 def _begin(desk: Desk, wish: _Wish) -> Entry:
