@@ -111,6 +111,7 @@ def test_from_gates_to_production_and_back(office: Office) -> None:
     assert [(r["kind"], r["state"]) for r in history["releases"]] == [
         ("promotion", "done"), ("promotion", "done"), ("promotion", "aborted"), ("rollback", "done"),
     ]  # fmt: skip
+    assert 'Metric "shift"' in history["releases"][2]["reason"], "for what it decided, and not for something that broke"
     assert history["releases"][-1]["variants"][0]["run"] == good
     served_then = bank.history("prod", "--at", begun)
     assert served_then["serving"] == [1]
