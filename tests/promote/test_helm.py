@@ -109,7 +109,7 @@ def test_a_canary_that_outlived_its_promoter_is_seen_to_its_end() -> None:
 
 def test_one_that_was_taken_back_in_the_meantime_goes_back_in_helm_too() -> None:
     asked = Programs(("Degraded", True))
-    with pytest.raises(NotServed, match="^the canary was taken back: metric shift$") as caught:
+    with pytest.raises(NotServed, match=r"^the canary was taken back: metric shift$") as caught:
         promoter(asked).heal(ARRIVED)
     assert caught.value.state is State.ABORTED
     assert caught.value.deployed == promoter(asked)._deployed(5, VALUES)
@@ -123,7 +123,7 @@ WHAT_SERVED = {**BEFORE, "rollback": True}
 def test_what_its_test_refuses_after_a_good_canary_gives_way_without_a_canary(chart: Path) -> None:
     """Argo Rollouts holds the refused release for the good one: it would try what served before on a share, and nobody would follow."""
     asked = Programs(("Healthy", False), ("Progressing", False), ("Healthy", False), values=BEFORE, tested="Error: pod toy-test failed")
-    with pytest.raises(NotServed, match="helm test: pod toy-test failed$") as caught:
+    with pytest.raises(NotServed, match=r"helm test: pod toy-test failed$") as caught:
         replace(promoter(asked), chart=chart).deploy({**VALUES, "release": release(3), "rollback": False})
     assert caught.value.state is State.FAILED
     assert asked.brought[1:] == [WHAT_SERVED]
@@ -150,7 +150,7 @@ WENT_BACK = [(VALUES, "helm upgrade --install toy "), ({"release": RELEASE}, "he
 @pytest.mark.parametrize(("values", "back"), WENT_BACK, ids=["canary", "at once"])
 def test_what_arrived_without_its_promoter_must_stand_its_own_test(values: Any, back: str) -> None:
     asked = Programs(("Healthy", False), values=values, tested="Error: pod toy-test failed")
-    with pytest.raises(NotServed, match="^helm test: pod toy-test failed$") as caught:
+    with pytest.raises(NotServed, match=r"^helm test: pod toy-test failed$") as caught:
         promoter(asked).heal(ARRIVED)
     assert caught.value.state is State.FAILED
     assert [a for a in asked.asked if a.startswith(back)], asked.asked

@@ -138,13 +138,19 @@ def promote(desk: Desk, asked: Sequence[Asked], *, reason: str = "") -> Promoted
     return Promoted(entry=_carry_out(desk, begun), healed=healed)
 
 
-def rollback(desk: Desk, pipeline: str, *, reason: str) -> Promoted:
+def rollback(desk: Desk, pipeline: str, *, reason: str, asked_at: datetime | None = None) -> Promoted:
     """Go back to the last that served before and still verifies. Its approvals were judged when it was released, and stand in it.
 
-    What was passed over, and why, is recorded with the reason; `NotVerified` lists it all where nothing is left.
+    What was passed over, and why, is recorded with the reason; `NotVerified` lists it all where nothing is left. Whoever waited
+    their turn gives the moment they asked, and `GateRefused` says that what they saw was gone before it came.
     """
     healed = heal(desk)
-    serving = ledger.serving(_of_pipeline(desk.ledger.read(), pipeline))
+    entries = _of_pipeline(desk.ledger.read(), pipeline)
+    serving = ledger.serving(entries)
+    if asked_at is not None and (gone := _gone_since(entries, asked_at)):
+        if gone[-1].done and gone[-1].begun.holder == desk.holder:
+            return Promoted(entry=gone[-1], unchanged=True, healed=healed)
+        raise _overtaken(desk, gone[-1], serving)
     if len(serving) < 2:  # noqa: PLR2004  # what serves, and something before it
         got = f"{len(serving)} release{'s' if len(serving) != 1 else ''} of {pipeline} that came to serve"
         raise BadInput(Problem(what="there is nothing to go back to", where=desk.environment, got=got))
@@ -239,6 +245,20 @@ def _still_there(desk: Desk, serving: Entry) -> bool:
         return True
     there = desk.deployer(serving.begun.pipeline).installed()
     return there is not None and there.release == serving.sha256
+
+
+def _gone_since(entries: Sequence[Entry], moment: datetime) -> list[Entry]:
+    """Releases since a moment that took away what answered then: rollbacks that came to serve, promotions that did not."""
+    return [e for e in entries if e.ended and datetime.fromisoformat(e.ended.at) >= moment and e.done == (e.begun.kind is Kind.ROLLBACK)]
+
+
+def _overtaken(desk: Desk, by: Entry, serving: Sequence[Entry]) -> GateRefused:
+    """Not done, and no success either: whoever asked takes that for what served then being gone."""
+    pipeline, state = by.begun.pipeline, by.ended.state if by.ended else by.begun.state
+    serves = f"release {serving[-1].sequence} of {pipeline} serves" if serving else f"nothing of {pipeline} serves"
+    what = f"{by.begun.kind} {by.sequence} ended as {state} after this rollback was asked for; {serves}"
+    command = f"countersign rollback --env {desk.environment} --pipeline {pipeline}"
+    return GateRefused(Problem(what=what, where=desk.environment), hint=f"nothing was changed; where it is still wanted, type: {command}")
 
 
 def _last_sound(desk: Desk, before: Sequence[Entry]) -> tuple[Release, list[str]]:
