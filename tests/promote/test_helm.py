@@ -24,7 +24,7 @@ HISTORY = [{"revision": 4, "status": "superseded"}, {"revision": 5, "status": "d
 
 
 class Programs:
-    """helm and kubectl that answer what they are told to; kept are what they were asked, values that were brought, and what may serve."""
+    """helm and kubectl that answer what they are told to; they keep what they were asked, what they brought and what may serve."""
 
     def __init__(
         self,
@@ -116,13 +116,14 @@ def test_one_that_was_taken_back_in_the_meantime_goes_back_in_helm_too() -> None
     assert [a for a in asked.asked if a.startswith("helm rollback toy 4 ")], "the revision before it"
 
 
+REFUSED = "Error: pod toy-test failed"
 BEFORE = {**VALUES, "rollback": False}
 WHAT_SERVED = {**BEFORE, "rollback": True}
 
 
 def test_what_its_test_refuses_after_a_good_canary_gives_way_without_a_canary(chart: Path) -> None:
-    """Argo Rollouts holds the refused release for the good one: it would try what served before on a share, and nobody would follow."""
-    asked = Programs(("Healthy", False), ("Progressing", False), ("Healthy", False), values=BEFORE, tested="Error: pod toy-test failed")
+    """Argo Rollouts takes the refused release for the good one: what served before would be a canary that nobody follows."""
+    asked = Programs(("Healthy", False), ("Progressing", False), ("Healthy", False), values=BEFORE, tested=REFUSED)
     with pytest.raises(NotServed, match=r"helm test: pod toy-test failed$") as caught:
         replace(promoter(asked), chart=chart).deploy({**VALUES, "release": release(3), "rollback": False})
     assert caught.value.state is State.FAILED
@@ -132,13 +133,13 @@ def test_what_its_test_refuses_after_a_good_canary_gives_way_without_a_canary(ch
 
 
 def test_what_served_before_and_does_not_come_back_is_said(chart: Path) -> None:
-    asked = Programs(("Healthy", False), ("Degraded", False), values=BEFORE, tested="Error: pod toy-test failed")
+    asked = Programs(("Healthy", False), ("Degraded", False), values=BEFORE, tested=REFUSED)
     with pytest.raises(NotServed, match="pod toy-test failed; what served before does not come back: metric shift"):
         replace(promoter(asked), chart=chart).deploy({**VALUES, "release": release(3)})
 
 
 def test_the_way_back_from_a_refused_release_goes_on_where_it_was_killed() -> None:
-    history = [{"revision": 1, "status": "superseded"}, {"revision": 2, "status": "deployed"}, {"revision": 3, "status": "pending-upgrade"}]
+    history = [{"revision": n, "status": s} for n, s in enumerate(("superseded", "deployed", "pending-upgrade"), 1)]
     asked = Programs(("Healthy", False), status="pending-upgrade", history=history, values=WHAT_SERVED)
     assert promoter(asked).heal("3" * 64) == "Helm was at pending-upgrade: what it was going back to was brought again"
     assert [a for a in asked.asked if a.startswith("helm rollback toy 3 ")], "not 2, which was refused"
@@ -149,7 +150,7 @@ WENT_BACK = [(VALUES, "helm upgrade --install toy "), ({"release": RELEASE}, "he
 
 @pytest.mark.parametrize(("values", "back"), WENT_BACK, ids=["canary", "at once"])
 def test_what_arrived_without_its_promoter_must_stand_its_own_test(values: Any, back: str) -> None:
-    asked = Programs(("Healthy", False), values=values, tested="Error: pod toy-test failed")
+    asked = Programs(("Healthy", False), values=values, tested=REFUSED)
     with pytest.raises(NotServed, match=r"^helm test: pod toy-test failed$") as caught:
         promoter(asked).heal(ARRIVED)
     assert caught.value.state is State.FAILED
@@ -160,7 +161,7 @@ def test_what_arrived_without_its_promoter_must_stand_its_own_test(values: Any, 
 
 
 def test_what_served_before_is_let_alone_where_nothing_arrived() -> None:
-    asked = Programs(("Degraded", True), tested="Error: pod toy-test failed")
+    asked = Programs(("Degraded", True), tested=REFUSED)
     assert promoter(asked).heal("3" * 64) == ""
     assert not [a for a in asked.asked if a.startswith(("helm test", "helm rollback"))]
 

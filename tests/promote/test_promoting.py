@@ -162,7 +162,7 @@ def test_a_rollback_that_waited_leaves_the_good_release_where_the_bad_one_is_gon
     why = f"promotion 3 ended as {state} after this rollback was asked for; release 2 of toy serves"
     with pytest.raises(GateRefused, match=why) as caught:
         rollback(bank.desk(), "toy", reason="a bad canary", asked_at=asked_at)
-    assert caught.value.hint == "nothing was changed; where it is still wanted, type: countersign rollback --env prod --pipeline toy"
+    assert caught.value.hint == "nothing was changed; if it is still wanted, type: countersign rollback --env prod --pipeline toy"
     assert (serving(bank), len(bank.desk().ledger.read())) == (B, 3)
     rollback(bank.desk(), "toy", reason="all the same", asked_at=datetime.fromisoformat(bank.clock()))
     assert serving(bank) == A

@@ -67,7 +67,7 @@ def _promote() -> WorkflowTemplate:
 
 
 def _rollback() -> WorkflowTemplate:
-    """One task: whoever is on call waits for nobody."""
+    """One task: whoever is on call waits for no approval, only for a release that is on its way."""
     back = _task("back", ("release", "sequence"), token=True, more=[ASKED_AT])
     asked = [
         Parameter(name="pipeline", value="", description="Which pipeline's server; empty: the only one that serves here"),

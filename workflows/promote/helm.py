@@ -97,7 +97,7 @@ class Helm:
         return bool(values.get("rollback")) and _release_in(values) != release
 
     def _heal_arrived(self, release: str) -> str:
-        """What Helm brought whole goes on when whoever began it died: its canary is seen to its end, and it is tested as any other."""
+        """What Helm brought whole goes on when whoever began it died: its canary is seen to its end, and then it is tested."""
         revision = self._revision()
         values = self._values(revision)
         if _release_in(values) != release:

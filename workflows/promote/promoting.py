@@ -249,7 +249,8 @@ def _still_there(desk: Desk, serving: Entry) -> bool:
 
 def _gone_since(entries: Sequence[Entry], moment: datetime) -> list[Entry]:
     """Releases since a moment that took away what answered then: rollbacks that came to serve, promotions that did not."""
-    return [e for e in entries if e.ended and datetime.fromisoformat(e.ended.at) >= moment and e.done == (e.begun.kind is Kind.ROLLBACK)]
+    since = [e for e in entries if e.ended and datetime.fromisoformat(e.ended.at) >= moment]
+    return [e for e in since if e.done == (e.begun.kind is Kind.ROLLBACK)]
 
 
 def _overtaken(desk: Desk, by: Entry, serving: Sequence[Entry]) -> GateRefused:
@@ -257,8 +258,8 @@ def _overtaken(desk: Desk, by: Entry, serving: Sequence[Entry]) -> GateRefused:
     pipeline, state = by.begun.pipeline, by.ended.state if by.ended else by.begun.state
     serves = f"release {serving[-1].sequence} of {pipeline} serves" if serving else f"nothing of {pipeline} serves"
     what = f"{by.begun.kind} {by.sequence} ended as {state} after this rollback was asked for; {serves}"
-    command = f"countersign rollback --env {desk.environment} --pipeline {pipeline}"
-    return GateRefused(Problem(what=what, where=desk.environment), hint=f"nothing was changed; where it is still wanted, type: {command}")
+    hint = f"if it is still wanted, type: countersign rollback --env {desk.environment} --pipeline {pipeline}"
+    return GateRefused(Problem(what=what, where=desk.environment), hint=f"nothing was changed; {hint}")
 
 
 def _last_sound(desk: Desk, before: Sequence[Entry]) -> tuple[Release, list[str]]:
