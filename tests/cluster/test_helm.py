@@ -105,7 +105,7 @@ def running() -> str:
 
 def test_it_is_brought_and_known_again(helm: Helm) -> None:
     assert helm.installed() is None
-    assert helm.heal() == ""
+    assert helm.heal("1" * 64) == ""
     done = helm.deploy(values(1))
     assert (done.release, done.namespace, done.revision) == ("loan-approval", SPACE, 1)
     assert done.values == digest.of_bytes(canonical.encode(values(1))).sha256
@@ -124,6 +124,10 @@ def test_what_does_not_start_is_taken_back(helm: Helm) -> None:
     with pytest.raises(NotServed) as caught:
         helm.deploy(values(2, image="localhost/no-such-image:1"))
     assert caught.value.state is State.FAILED
+    for n in (3, 4):
+        with pytest.raises(NotServed):
+            helm.deploy(values(n, image=f"localhost/no-such-image:{n}"))
+    assert approved() == ["loan-approval.1", "loan-approval.3", "loan-approval.4"], "what serves stays, or its next pod is refused"
     assert running() == values(1)["release"]
     there = helm.installed()
     assert there
@@ -186,7 +190,7 @@ def killed(helm: Helm, does: str, *words: str) -> None:
 def test_a_first_install_that_was_killed_is_found_and_taken_away(helm: Helm, tmp_path: Path) -> None:
     killed_upgrade(helm, values(1, image="localhost/no-such-image:1"), tmp_path)
     assert helm.installed() is None
-    assert helm.heal() == "Helm was at pending-install, with nothing before it: it was taken away"
+    assert helm.heal("1" * 64) == "Helm was at pending-install, with nothing before it: it was taken away"
     assert helm.deploy(values(2)).revision >= 1
 
 
@@ -195,12 +199,12 @@ def test_an_upgrade_that_was_killed_is_found_and_put_back(helm: Helm, tmp_path: 
     killed_upgrade(helm, values(2, image="localhost/no-such-image:1"), tmp_path)
     with pytest.raises(Temporary, match="another operation"):
         helm.deploy(values(3))
-    assert helm.heal() == "Helm was at pending-upgrade: it went back to revision 1"
+    assert helm.heal("2" * 64) == "Helm was at pending-upgrade: it went back to revision 1"
     assert running() == values(1)["release"]
     there = helm.installed()
     assert there
     assert there.release == "1" * 64
-    assert helm.heal() == ""
+    assert helm.heal("2" * 64) == ""
 
 
 def test_a_rollback_that_was_killed_is_brought_to_its_end_and_not_to_what_it_left(helm: Helm) -> None:
@@ -210,7 +214,7 @@ def test_a_rollback_that_was_killed_is_brought_to_its_end_and_not_to_what_it_lef
     killed(helm, "_back(1)")
     kubectl("-n", SPACE, "delete", "pod", "loan-approval-held", "--now")
     kubectl("-n", SPACE, "create", "configmap", "go", "--from-literal=GO=1")
-    assert helm.heal() == "Helm was at pending-rollback: what it was going back to was brought again"
+    assert helm.heal("3" * 64) == "Helm was at pending-rollback: what it was going back to was brought again"
     assert running() == values(1)["release"]
     there = helm.installed()
     assert there

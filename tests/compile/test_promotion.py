@@ -56,6 +56,11 @@ def test_only_what_deploys_has_a_token_and_one_at_a_time() -> None:
     assert SPEC["executor"]["serviceAccountName"] == "countersign-step", "the account whose token the executor is given"
 
 
+def test_a_rollback_that_waits_its_turn_knows_when_it_was_asked_for() -> None:
+    asked_at = {name: e["value"] for name, t in CONTAINERS for e in t["container"]["env"] if e["name"] == "COUNTERSIGN_ASKED_AT"}
+    assert asked_at == {"rollback": "{{workflow.creationTimestamp.RFC3339}}"}
+
+
 def test_whoever_waits_sees_the_command_to_type() -> None:
     steps = [s for group in TEMPLATES["promote"]["steps"] for s in group]
     assert [s["name"] for s in steps] == ["check", "approval", "release"]

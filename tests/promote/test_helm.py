@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,18 +14,32 @@ from workflows.errors import BadInput, Temporary
 from workflows.promote import helm
 from workflows.promote.deployer import NotServed
 from workflows.promote.helm import Helm, Said
+from workflows.prove import canonical
 from workflows.prove.release import State
 
-RELEASE = '{"pipeline":"toy","release":{"environment":"prod","sequence":2,"sha256":"' + "2" * 64 + '"}}'
+ARRIVED = "2" * 64
+RELEASE = '{"pipeline":"toy","release":{"environment":"prod","sequence":2,"sha256":"' + ARRIVED + '"}}'
 VALUES = {"release": RELEASE, "canary": {"enabled": True}}
 HISTORY = [{"revision": 4, "status": "superseded"}, {"revision": 5, "status": "deployed"}]
 
 
 class Programs:
-    """helm and kubectl that answer what they are told to; what they were asked is kept."""
+    """helm and kubectl that answer what they are told to; they keep what they were asked, what they brought and what may serve."""
 
-    def __init__(self, *phases: tuple[str, bool], seen: int = 3, err: str = "", status: str = "deployed", history: Any = HISTORY) -> None:
+    def __init__(
+        self,
+        *phases: tuple[str, bool],
+        seen: int = 3,
+        err: str = "",
+        status: str = "deployed",
+        history: Any = HISTORY,
+        values: Any = VALUES,
+        tested: str = "",
+    ) -> None:
         self.phases, self.seen, self.err, self.status, self.history = list(phases), seen, err, status, history
+        self.values, self.tested = values, tested
+        self.approved: dict[str, str] = {}
+        self.brought: list[Any] = []
         self.asked: list[str] = []
 
     def __call__(self, words: Sequence[str]) -> Said:
@@ -32,13 +47,22 @@ class Programs:
         self.asked.append(said)
         if self.err:
             return Said(code=1, out="", err=self.err)
+        if said.startswith("helm upgrade"):
+            self.brought.append(json.loads(Path(words[words.index("--values") + 1]).read_text()))
+        if said.startswith("helm test") and self.tested:
+            return Said(code=1, out="", err=self.tested)
         status = {"info": {"status": self.status}, "version": self.history[-1]["revision"]}
-        answers = {"helm status": status, "helm history": self.history, "helm get": VALUES}
+        answers = {"helm status": status, "helm history": self.history, "helm get": self.values}
         found: Any = next((a for start, a in answers.items() if said.startswith(start)), {})
         if said.startswith("kubectl get rollout"):
             phase, aborted = self.phases.pop(0) if len(self.phases) > 1 else self.phases[0]
             status = {"phase": phase, "abort": aborted, "message": "metric shift", "observedGeneration": str(self.seen)}
             found = {"metadata": {"generation": 3}, "status": status}
+        if said.startswith("kubectl get configmap"):
+            found = {"data": self.approved}
+        if said.startswith("kubectl patch configmap"):
+            change = json.loads(words[words.index("-p") + 1])["data"]
+            self.approved = {k: v for k, v in {**self.approved, **change}.items() if v is not None}
         return Said(code=0, out=json.dumps(found), err="")
 
 
@@ -51,19 +75,95 @@ def promoter(programs: Programs, minutes: int = 1) -> Helm:
     return Helm(release="toy", namespace="prod", chart=Path("chart"), minutes=minutes, run=programs)
 
 
+@pytest.fixture
+def chart(tmp_path: Path) -> Path:
+    (tmp_path / "values.yaml").write_text("release: ''\n")
+    return tmp_path
+
+
+def release(sequence: int) -> str:
+    told = {"environment": "prod", "sequence": sequence, "sha256": f"{sequence}" * 64}
+    return canonical.encode({"pipeline": "toy", "release": told}).decode()
+
+
+def test_what_serves_stays_approved_however_many_after_it_are_refused(chart: Path) -> None:
+    """Or the cluster would refuse its next pod, and the way back to it."""
+    asked = Programs(("Degraded", True))
+    asked.approved = {"toy.2": RELEASE, "other.1": "another pipeline's"}
+    for n in (3, 4, 5, 6):
+        with pytest.raises(NotServed, match="metric shift"):
+            replace(promoter(asked), chart=chart).deploy({**VALUES, "release": release(n)})
+        assert asked.approved["toy.2"] == RELEASE
+        assert asked.approved[f"toy.{n}"] == release(n)
+    assert sorted(asked.approved) == ["other.1", "toy.2", "toy.5", "toy.6"], "the last one refused may still have pods"
+
+
 def test_a_canary_that_outlived_its_promoter_is_seen_to_its_end() -> None:
     asked = Programs(("Progressing", False), ("Paused", False), ("Healthy", False))
-    assert promoter(asked).heal() == "its canary went on by itself"
+    assert promoter(asked).heal(ARRIVED) == "its canary went on by itself"
     there = promoter(asked).installed()
     assert there
-    assert there.release == "2" * 64
+    assert there.release == ARRIVED
     assert not [a for a in asked.asked if a.startswith("helm rollback")]
 
 
 def test_one_that_was_taken_back_in_the_meantime_goes_back_in_helm_too() -> None:
     asked = Programs(("Degraded", True))
-    assert promoter(asked).heal() == "the canary was taken back: metric shift"
+    with pytest.raises(NotServed, match=r"^the canary was taken back: metric shift$") as caught:
+        promoter(asked).heal(ARRIVED)
+    assert caught.value.state is State.ABORTED
+    assert caught.value.deployed == promoter(asked)._deployed(5, VALUES)
     assert [a for a in asked.asked if a.startswith("helm rollback toy 4 ")], "the revision before it"
+
+
+REFUSED = "Error: pod toy-test failed"
+BEFORE = {**VALUES, "rollback": False}
+WHAT_SERVED = {**BEFORE, "rollback": True}
+
+
+def test_what_its_test_refuses_after_a_good_canary_gives_way_without_a_canary(chart: Path) -> None:
+    """Argo Rollouts takes the refused release for the good one: what served before would be a canary that nobody follows."""
+    asked = Programs(("Healthy", False), ("Progressing", False), ("Healthy", False), values=BEFORE, tested=REFUSED)
+    with pytest.raises(NotServed, match=r"helm test: pod toy-test failed$") as caught:
+        replace(promoter(asked), chart=chart).deploy({**VALUES, "release": release(3), "rollback": False})
+    assert caught.value.state is State.FAILED
+    assert asked.brought[1:] == [WHAT_SERVED]
+    assert asked.phases == [("Healthy", False)], "it was waited for"
+    assert not [a for a in asked.asked if a.startswith("helm rollback")]
+
+
+def test_what_served_before_and_does_not_come_back_is_said(chart: Path) -> None:
+    asked = Programs(("Healthy", False), ("Degraded", False), values=BEFORE, tested=REFUSED)
+    with pytest.raises(NotServed, match="pod toy-test failed; what served before does not come back: metric shift"):
+        replace(promoter(asked), chart=chart).deploy({**VALUES, "release": release(3)})
+
+
+def test_the_way_back_from_a_refused_release_goes_on_where_it_was_killed() -> None:
+    history = [{"revision": n, "status": s} for n, s in enumerate(("superseded", "deployed", "pending-upgrade"), 1)]
+    asked = Programs(("Healthy", False), status="pending-upgrade", history=history, values=WHAT_SERVED)
+    assert promoter(asked).heal("3" * 64) == "Helm was at pending-upgrade: what it was going back to was brought again"
+    assert [a for a in asked.asked if a.startswith("helm rollback toy 3 ")], "not 2, which was refused"
+
+
+WENT_BACK = [(VALUES, "helm upgrade --install toy "), ({"release": RELEASE}, "helm rollback toy 4 ")]
+
+
+@pytest.mark.parametrize(("values", "back"), WENT_BACK, ids=["canary", "at once"])
+def test_what_arrived_without_its_promoter_must_stand_its_own_test(values: Any, back: str) -> None:
+    asked = Programs(("Healthy", False), values=values, tested=REFUSED)
+    with pytest.raises(NotServed, match=r"^helm test: pod toy-test failed$") as caught:
+        promoter(asked).heal(ARRIVED)
+    assert caught.value.state is State.FAILED
+    assert [a for a in asked.asked if a.startswith(back)], asked.asked
+    asked = Programs(("Healthy", False), values=values)
+    assert promoter(asked).heal(ARRIVED) == ""
+    assert [a for a in asked.asked if a.startswith("helm test toy ")]
+
+
+def test_what_served_before_is_let_alone_where_nothing_arrived() -> None:
+    asked = Programs(("Degraded", True), tested=REFUSED)
+    assert promoter(asked).heal("3" * 64) == ""
+    assert not [a for a in asked.asked if a.startswith(("helm test", "helm rollback"))]
 
 
 PENDING: list[tuple[list[tuple[str, str]], str]] = [
@@ -78,7 +178,7 @@ def test_what_a_killed_helm_left_goes_back_to_what_served(states: list[tuple[str
     """Never to what a rollback was leading away from, though Helm lists it as deployed until the rollback ends."""
     history = [{"revision": n, "status": s, "description": d} for n, (s, d) in enumerate(states, 1)]
     asked = Programs(status=states[-1][0], history=history)
-    assert promoter(asked).heal().startswith(f"Helm was at {states[-1][0]}")
+    assert promoter(asked).heal(ARRIVED).startswith(f"Helm was at {states[-1][0]}")
     assert [a for a in asked.asked if a.startswith(f"helm {asked_for}")], asked.asked
 
 

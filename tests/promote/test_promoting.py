@@ -17,6 +17,7 @@ import pytest
 from tests.promote.world import KEYS, NOW, SIGNERS, Office, because, failing, office, policies, run_in, stamp
 from workflows.errors import BadInput, CountersignError, GateRefused, NotVerified, Temporary
 from workflows.promote import ledger
+from workflows.promote.deployer import NotServed
 from workflows.promote.history import with_approvers
 from workflows.promote.ledger import Entry, Ledger
 from workflows.promote.promoting import Asked, heal, look, promote, release_file, rollback
@@ -148,6 +149,46 @@ def test_a_rollback_asks_for_no_new_consent_and_for_every_proof(bank: Office) ->
     assert serving(bank) == B
 
 
+@pytest.mark.parametrize("state", [State.ABORTED, State.FAILED])
+def test_a_rollback_that_waited_leaves_the_good_release_where_the_bad_one_is_gone(bank: Office, state: State) -> None:
+    """Somebody saw a bad canary and asked; before their turn came it was taken back, and the next to go would be the good one."""
+    for run in (A, B):
+        promote(bank.desk(), asked(run))
+    asked_at = datetime.fromisoformat(bank.clock())
+    bank.fake.fails, bank.fake.arrives = failing("p99 over 200 ms", state), False
+    with pytest.raises(CountersignError):
+        promote(bank.desk(), asked(C))
+    bank.fake.fails, bank.fake.arrives = None, True
+    why = f"promotion 3 ended as {state} after this rollback was asked for; release 2 of toy serves"
+    with pytest.raises(GateRefused, match=why) as caught:
+        rollback(bank.desk(), "toy", reason="a bad canary", asked_at=asked_at)
+    assert caught.value.hint == "nothing was changed; if it is still wanted, type: countersign rollback --env prod --pipeline toy"
+    assert (serving(bank), len(bank.desk().ledger.read())) == (B, 3)
+    rollback(bank.desk(), "toy", reason="all the same", asked_at=datetime.fromisoformat(bank.clock()))
+    assert serving(bank) == A
+
+
+def test_a_rollback_that_waited_goes_back_from_what_came_to_serve(bank: Office) -> None:
+    for run in (A, B):
+        promote(bank.desk(), asked(run))
+    asked_at = datetime.fromisoformat(bank.clock())
+    promote(bank.desk(), asked(C))
+    rollback(bank.desk(), "toy", reason="a bad canary, which nothing noticed", asked_at=asked_at)
+    assert serving(bank) == B
+
+
+def test_of_two_who_ask_to_go_back_from_the_same_release_one_does(bank: Office) -> None:
+    for run in (A, B, C):
+        promote(bank.desk(), asked(run))
+    asked_at = datetime.fromisoformat(bank.clock())
+    first = rollback(bank.desk(holder="workflow 1"), "toy", reason="declines doubled", asked_at=asked_at)
+    again = rollback(bank.desk(holder="workflow 1"), "toy", reason="declines doubled", asked_at=asked_at)
+    assert (again.entry, again.unchanged) == (first.entry, True), "the same workflow, started again"
+    with pytest.raises(GateRefused, match="rollback 4 ended as done after this rollback was asked for; release 4 of toy serves"):
+        rollback(bank.desk(holder="workflow 2"), "toy", reason="I saw it, too", asked_at=asked_at)
+    assert serving(bank) == B
+
+
 def revoke(bank: Office, _: str) -> None:
     bank.policies = policies(
         lambda r: r.update(revoked=[{"key": KEYS["pipeline"], "because": "it leaked from a pod"}]), deploy=because("helm")
@@ -232,6 +273,22 @@ def test_what_a_killed_process_left_is_put_right(bank: Office, *, arrived: bool)
     assert left.ended
     assert left.ended.state is (State.DONE if arrived else State.FAILED)
     assert serving(bank) == C
+
+
+@pytest.mark.parametrize("state", [State.ABORTED, State.FAILED])
+def test_what_was_taken_back_without_its_promoter_is_recorded_as_with_it(bank: Office, state: State) -> None:
+    first = promote(bank.desk(), asked(A)).entry.ended
+    assert first
+    bank.fake.fails, bank.fake.arrives = Killed(), False  # type: ignore[assignment]
+    with pytest.raises(Killed):
+        promote(bank.desk(holder=f"{platform.node()} process 999999999"), asked(B))
+    bank.fake.fails = NotServed("the canary was taken back: p99", state=state, deployed=first.deployed)
+    bank.fake.left = "canary"
+    words = "its process died; the canary was taken back: p99; it does not serve"
+    assert heal(bank.desk()) == f"release 2 was interrupted: {words}"
+    ended = bank.desk().ledger.read()[-1].ended
+    assert ended
+    assert (ended.state, ended.reason, ended.deployed) == (state, words, first.deployed)
 
 
 def test_what_may_be_alive_is_let_alone_until_its_time_is_over(bank: Office) -> None:

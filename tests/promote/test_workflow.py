@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from tests.conftest import ROOT
 from tests.promote.world import PRIVATE, SIGNERS, Office, because, members, office, raw, run_in
 from workflows.errors import BadInput, GateRefused
 from workflows.promote import __main__ as program
-from workflows.promote import ledger
+from workflows.promote import approving, ledger
 from workflows.promote.desk import UNSET, base_values
 from workflows.promote.helm import CHART
 from workflows.promote.promoting import asked_of
@@ -44,10 +45,6 @@ def bank(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Office:
 
 
 def approve(bank: Office, who: str, run: str = RUN) -> None:
-    from datetime import UTC, datetime
-
-    from workflows.promote import approving
-
     wish = approving.Wish(run=run, environment="prod")
     drafted = approving.draft(bank.store, bank.policies, wish, signer=SIGNERS[who], now=datetime.now(UTC))
     approving.sign(bank.store, SIGNERS[who], drafted)
@@ -82,9 +79,17 @@ def test_it_goes_back(bank: Office, monkeypatch: pytest.MonkeyPatch) -> None:
             approve(bank, who, run)
         program._release()
     monkeypatch.setenv("COUNTERSIGN_REASON", "declines doubled")
+    monkeypatch.setenv("COUNTERSIGN_ASKED_AT", "yesterday")
+    with pytest.raises(BadInput, match="not a moment"):
+        program._back()
+    monkeypatch.setenv("COUNTERSIGN_ASKED_AT", datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"))
     assert program._back().startswith("prod 3: done")
     last = ledger.Ledger(bank.store, bank.policies, "prod").read()[-1]
     assert (last.variants[0].run, last.begun.reason) == (RUN, "declines doubled")
+    assert program._back().startswith("prod 3: nothing to do"), "its pod, started again"
+    monkeypatch.setenv("COUNTERSIGN_WORKFLOW", "uid-2")
+    with pytest.raises(GateRefused, match="rollback 3 ended as done after this rollback was asked for"):
+        program._back()
 
 
 def test_what_no_approval_mends_ends_it_at_once(bank: Office) -> None:

@@ -7,6 +7,7 @@ CI, which publishes the pipelines' code, must not be able to publish the promote
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from hera.workflows import Container, Env, Parameter, Steps, Suspend, WorkflowTemplate
@@ -28,6 +29,8 @@ SETTINGS = "countersign-promotion"
 ASKED = {"check": ("run", "challenger", "share"), "release": ("run", "challenger", "share", "reason"), "back": ("pipeline", "reason")}
 """Task -> parameters of the workflow that it is told."""
 RELEASE_TIMEOUT = 2 * 3600  # seconds: longer than any policy's longest_minutes would be sensible
+ASKED_AT = Env(name="COUNTERSIGN_ASKED_AT", value="{{workflow.creationTimestamp.RFC3339}}")
+"""A rollback that waits its turn must know what ended since: what it was to take away may be gone."""
 WAITING = 7 * 24 * 3600  # seconds that it waits for whoever must approve
 
 
@@ -64,8 +67,8 @@ def _promote() -> WorkflowTemplate:
 
 
 def _rollback() -> WorkflowTemplate:
-    """One task: whoever is on call waits for nobody."""
-    back = _task("back", ("release", "sequence"), token=True)
+    """One task: whoever is on call waits for no approval, only for a release that is on its way."""
+    back = _task("back", ("release", "sequence"), token=True, more=[ASKED_AT])
     asked = [
         Parameter(name="pipeline", value="", description="Which pipeline's server; empty: the only one that serves here"),
         Parameter(name="reason", value="", description="Why; it is recorded"),
@@ -114,9 +117,9 @@ def _image() -> Parameter:
     )
 
 
-def _task(what: str, outputs: tuple[str, ...], *, token: bool) -> Container:
+def _task(what: str, outputs: tuple[str, ...], *, token: bool, more: Sequence[Env] = ()) -> Container:
     setting = argo.Setting(config=SETTINGS, signing=KEY, workdir=CODE)
-    pod = argo.pod(what, ("python", "-m", "workflows.promote", what), argo.IMAGE, _env(ASKED[what]), setting)
+    pod = argo.pod(what, ("python", "-m", "workflows.promote", what), argo.IMAGE, [*_env(ASKED[what]), *more], setting)
     pod["volumes"] = [*pod["volumes"], m.Volume(name="promotion", config_map=m.ConfigMapVolumeSource(name=SETTINGS))]
     pod["volume_mounts"] = [*pod["volume_mounts"], m.VolumeMount(name="promotion", mount_path=FILES, read_only=True)]
     return Container(

@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+from datetime import UTC, datetime
 from pathlib import Path
 
 from workflows.errors import BadInput, GateRefused, Problem
@@ -26,6 +27,7 @@ from workflows.run.store.open import STORE, open_store
 POLICY, VALUES, ENVIRONMENT = "COUNTERSIGN_POLICY", "COUNTERSIGN_VALUES", "COUNTERSIGN_ENVIRONMENT"
 RUN, CHALLENGER, SHARE, REASON = "COUNTERSIGN_RUN", "COUNTERSIGN_CHALLENGER", "COUNTERSIGN_SHARE", "COUNTERSIGN_REASON"
 PIPELINE = "COUNTERSIGN_PIPELINE"
+ASKED_AT = "COUNTERSIGN_ASKED_AT"
 GO, WAIT = "go", "wait"
 
 
@@ -70,7 +72,7 @@ def _release() -> str:
 def _back() -> str:
     desk = _desk()
     pipeline = os.environ.get(PIPELINE) or promoting.only_pipeline(desk)
-    return _told(promoting.rollback(desk, pipeline, reason=os.environ.get(REASON, "")))
+    return _told(promoting.rollback(desk, pipeline, reason=os.environ.get(REASON, ""), asked_at=_asked_at()))
 
 
 def _told(done: promoting.Promoted) -> str:
@@ -98,6 +100,17 @@ def _share() -> float:
         return float(said)
     except ValueError:
         raise BadInput(Problem(what="not a share", where="parameter share", expected="0 to 0.9", got=said[:40])) from None
+
+
+def _asked_at() -> datetime | None:
+    """When the workflow was made; None from a template that does not say it."""
+    said = os.environ.get(ASKED_AT)
+    if not said:
+        return None
+    try:
+        return datetime.fromisoformat(said).astimezone(UTC)
+    except ValueError:
+        raise BadInput(Problem(what="not a moment", where=ASKED_AT, expected="as RFC 3339 has it", got=said[:40])) from None
 
 
 TASKS = {"check": _check, "release": _release, "back": _back}

@@ -35,8 +35,12 @@ class Installed:
 class Deployer(Protocol):
     """One environment's installation of one pipeline's server."""
 
-    def heal(self) -> str:
-        """Bring what an interrupted command left half-way back to what served before; what was done, in words, or nothing."""
+    def heal(self, release: str) -> str:
+        """Bring what was interrupted half-way back to what served before; what was done, in words, or nothing.
+
+        `release` is the sha256 of what was on its way: where it arrived whole, it must stand every test that it would have stood,
+        and `NotServed` says that it did not, and was taken back.
+        """
 
     def installed(self) -> Installed | None:
         """What is installed and whole; None where nothing is."""
@@ -48,7 +52,7 @@ class Deployer(Protocol):
 class Nothing:
     """Nothing is installed; the record is all there is."""
 
-    def heal(self) -> str:
+    def heal(self, release: str) -> str:  # noqa: ARG002  # the port asks for it
         return ""
 
     def installed(self) -> Installed | None:

@@ -28,7 +28,7 @@ CHART = Path("infra/charts/model-server")
 CHART_VARIABLE = "COUNTERSIGN_CHART"
 APPROVED = "countersign-approved"
 """The ConfigMap that lists what may serve. Only the promoter's account may write it."""
-ADMITTED = 3  # releases of a pipeline that may have pods at one time: the one before, the one on its way, one taken back
+ADMITTED = 3  # releases of a pipeline that may have pods at one time: the one that serves, the one on its way, one taken back
 KEPT = 20  # revisions: how far back `helm history` tells
 HEALTHY = "Healthy"
 PENDING_ROLLBACK = "pending-rollback"
@@ -74,13 +74,13 @@ class Helm:
             raise BadInput(Problem(what="no chart", where=str(chart)), hint=f"{CHART_VARIABLE} names another folder")
         return cls(release=argo_name(pipeline), namespace=namespace, chart=chart, minutes=minutes, context=context)
 
-    def heal(self) -> str:
+    def heal(self, release: str) -> str:
         status = self._status()
         if status == "deployed":
-            return self._heal_canary()
+            return self._heal_arrived(release)
         if status is None or not status.startswith("pending-"):
             return ""
-        if status == PENDING_ROLLBACK:
+        if status == PENDING_ROLLBACK or self._leads_back(release):
             # Until a rollback ends, what it leads away from is listed as deployed, so the newest that served is the wrong one. The
             # pending revision holds what it leads to.
             self._back(self._revision())
@@ -91,17 +91,23 @@ class Helm:
             return f"Helm was at {status}, with nothing before it: it was taken away"
         return f"Helm was at {status}: it went back to revision {back}"
 
-    def _heal_canary(self) -> str:
-        """A canary goes on when whoever began it died: it is seen to its end, or what comes of it would be on no record."""
+    def _leads_back(self, release: str) -> bool:
+        """Whether the newest revision is the way back from this release, to what served before."""
+        values = self._values(self._revision())
+        return bool(values.get("rollback")) and _release_in(values) != release
+
+    def _heal_arrived(self, release: str) -> str:
+        """What Helm brought whole goes on when whoever began it died: its canary is seen to its end, and then it is tested."""
         revision = self._revision()
         values = self._values(revision)
-        if not _has_canary(values) or self._rollout()["phase"] == HEALTHY:
+        if _release_in(values) != release:
             return ""
-        try:
-            self._follow_canary(self._deployed(revision, values), self._revision_that("superseded"))
-        except NotServed as error:
-            return error.why
-        return "its canary went on by itself"
+        deployed, before = self._deployed(revision, values), self._revision_that("superseded")
+        on_its_way = _has_canary(values) and self._rollout()["phase"] != HEALTHY
+        if on_its_way:
+            self._follow_canary(deployed, before)
+        self._test(deployed, before)
+        return "its canary went on by itself" if on_its_way else ""
 
     def installed(self) -> Installed | None:
         if self._status() != "deployed":
@@ -115,11 +121,13 @@ class Helm:
     def deploy(self, values: Mapping[str, Any]) -> Deployed:
         before = self._revision_that("deployed")
         values = self._complete(values)
-        self._admit(str(values["release"]))
-        with tempfile.NamedTemporaryFile("w", suffix=".json", prefix="values-") as file:
-            file.write(canonical.encode(dict(values)).decode())
-            file.flush()
-            self._upgrade(file.name, canary=_has_canary(values))
+        self._admit(str(values["release"]), None if before is None else self._values(before).get("release"))
+        said = self._upgrade(values)
+        if said.code:
+            error = self._explained(said, "upgrade")
+            if isinstance(error, Temporary):
+                raise error
+            raise NotServed(f"helm: {_last_line(said.err)}", state=State.FAILED, hint="what served before serves on")
         deployed = self._deployed(self._revision(), values)
         if _has_canary(values):
             self._follow_canary(deployed, before)
@@ -131,8 +139,11 @@ class Helm:
         path = self.chart / "values.yaml"
         return dict(_over(parameters.read_yaml(path, str(path)), values))
 
-    def _admit(self, release: str) -> None:
-        """Let this release into the namespace: the cluster's admission policy compares pods with what stands in this list."""
+    def _admit(self, release: str, serving: str | None) -> None:
+        """Let this release into the namespace: the cluster's admission policy compares pods with what stands in this list.
+
+        What serves stays in it, however many after it came to nothing: its next pod, and the way back, are compared as well.
+        """
         name, said = "configmap", self._try_kubectl("get", "configmap", APPROVED, "-o", "json")
         told = json.loads(release)["release"]
         key = f"{self.release}.{told['sequence']}"
@@ -141,35 +152,38 @@ class Helm:
             return
         if said.code:
             raise self._explained(said, "kubectl get")
-        mine = sorted((k for k in json.loads(said.out).get("data") or {} if k.startswith(f"{self.release}.")), key=_sequence)
-        # Pods of the release before live on until this one is whole, and longer where it is taken back.
-        gone = [k for k in mine if k != key][: -(ADMITTED - 1)]
+        listed = json.loads(said.out).get("data") or {}
+        mine = sorted((k for k in listed if k.startswith(f"{self.release}.")), key=_sequence)
+        stay = {key, *(k for k in mine if listed[k] == serving)}
+        others = [k for k in mine if k not in stay]
+        gone = others[: max(0, len(stay) + len(others) - ADMITTED)]
         change = {"data": {key: release, **dict.fromkeys(gone)}}
         self._kubectl("patch", name, APPROVED, "--type=merge", "-p", json.dumps(change))
 
-    def _upgrade(self, file: str, *, canary: bool) -> None:
+    def _upgrade(self, values: Mapping[str, Any]) -> Said:
         # A canary takes as long as its analysis: Helm would wait for all of it, and take back by itself what analysis keeps.
-        how = ["--wait=hookOnly"] if canary else ["--rollback-on-failure"]
-        words = ["upgrade", "--install", self.release, str(self.chart), "--values", file, "--reset-values"]
-        said = self._try(*words, *how, "--timeout", self._time, "--history-max", str(KEPT))
-        if said.code == 0:
-            return
-        error = self._explained(said, "upgrade")
-        if isinstance(error, Temporary):
-            raise error
-        raise NotServed(f"helm: {_last_line(said.err)}", state=State.FAILED, hint="what served before serves on")
+        how = ["--wait=hookOnly"] if _has_canary(values) else ["--rollback-on-failure"]
+        with tempfile.NamedTemporaryFile("w", suffix=".json", prefix="values-") as file:
+            file.write(canonical.encode(dict(values)).decode())
+            file.flush()
+            words = ["upgrade", "--install", self.release, str(self.chart), "--values", file.name, "--reset-values"]
+            return self._try(*words, *how, "--timeout", self._time, "--history-max", str(KEPT))
 
     def _follow_canary(self, deployed: Deployed, before: int | None) -> None:
         """Until analysis has said yes to all of it, or no."""
+        if why := self._why_not_healthy():
+            self._back(before)
+            raise NotServed(f"the canary was taken back: {why}", state=State.ABORTED, deployed=deployed)
+
+    def _why_not_healthy(self) -> str:
+        """Once Argo Rollouts has come to an end with it, or its time is over; empty where all of it is healthy."""
         deadline = time.monotonic() + self.minutes * 60
         while True:
             status = self._rollout()
             if status["phase"] == HEALTHY:
-                return
+                return ""
             if status["aborted"] or status["phase"] == "Degraded" or time.monotonic() > deadline:
-                why = status["message"] or status["phase"]
-                self._back(before)
-                raise NotServed(f"the canary was taken back: {why}", state=State.ABORTED, deployed=deployed)
+                return str(status["message"] or status["phase"] or "Argo Rollouts says nothing of it")
             time.sleep(EVERY)
 
     def _rollout(self) -> dict[str, Any]:
@@ -183,8 +197,24 @@ class Helm:
     def _test(self, deployed: Deployed, before: int | None) -> None:
         said = self._try("test", self.release, "--timeout", self._time, "--logs")
         if said.code:
-            self._back(before)
-            raise NotServed(f"helm test: {_last_line(said.err)}", state=State.FAILED, deployed=deployed)
+            wrong = self._back_from_whole(before)
+            why = f"helm test: {_last_line(said.err)}{f'; what served before does not come back: {wrong}' if wrong else ''}"
+            raise NotServed(why, state=State.FAILED, deployed=deployed)
+
+    def _back_from_whole(self, revision: int | None) -> str:
+        """Back from what serves everybody; why what served before is not healthy again, or nothing.
+
+        To Argo Rollouts a canary that was let through is what is known to be good, and what served before would be the next canary.
+        So it goes back as a rollback does, without steps.
+        """
+        values = {} if revision is None else self._values(revision)
+        if not _has_canary(values):
+            self._back(revision)
+            return ""
+        said = self._upgrade({**values, "rollback": True})
+        if said.code:
+            raise self._explained(said, "upgrade")
+        return self._why_not_healthy()
 
     def _back(self, revision: int | None) -> None:
         if revision is None:

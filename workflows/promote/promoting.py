@@ -17,7 +17,7 @@ from workflows.promote.judging import Case, Judgement, judge
 from workflows.promote.ledger import Entry, Ledger
 from workflows.promote.policy import Environment, Policies, of
 from workflows.prove import canonical
-from workflows.prove.release import Kind, Release, State, Variant, wrong_shares
+from workflows.prove.release import Deployed, Kind, Release, State, Variant, wrong_shares
 from workflows.prove.signature import Signer
 from workflows.prove.verify import Verification, verify
 from workflows.run import keys
@@ -138,13 +138,19 @@ def promote(desk: Desk, asked: Sequence[Asked], *, reason: str = "") -> Promoted
     return Promoted(entry=_carry_out(desk, begun), healed=healed)
 
 
-def rollback(desk: Desk, pipeline: str, *, reason: str) -> Promoted:
+def rollback(desk: Desk, pipeline: str, *, reason: str, asked_at: datetime | None = None) -> Promoted:
     """Go back to the last that served before and still verifies. Its approvals were judged when it was released, and stand in it.
 
-    What was passed over, and why, is recorded with the reason; `NotVerified` lists it all where nothing is left.
+    What was passed over, and why, is recorded with the reason; `NotVerified` lists it all where nothing is left. Whoever waited
+    their turn gives the moment they asked, and `GateRefused` says that what they saw was gone before it came.
     """
     healed = heal(desk)
-    serving = ledger.serving(_of_pipeline(desk.ledger.read(), pipeline))
+    entries = _of_pipeline(desk.ledger.read(), pipeline)
+    serving = ledger.serving(entries)
+    if asked_at is not None and (gone := _gone_since(entries, asked_at)):
+        if gone[-1].done and gone[-1].begun.holder == desk.holder:
+            return Promoted(entry=gone[-1], unchanged=True, healed=healed)
+        raise _overtaken(desk, gone[-1], serving)
     if len(serving) < 2:  # noqa: PLR2004  # what serves, and something before it
         got = f"{len(serving)} release{'s' if len(serving) != 1 else ''} of {pipeline} that came to serve"
         raise BadInput(Problem(what="there is nothing to go back to", where=desk.environment, got=got))
@@ -166,13 +172,9 @@ def heal(desk: Desk) -> str:
             Problem(what=f"release {left.sequence} is on its way: {why}", where=desk.environment),
             hint="wait for it; one that died is put right by whoever asks after its time",
         )
-    deployer = desk.deployer(left.begun.pipeline)
-    said = deployer.heal()
-    there = deployer.installed()
-    arrived = there is not None and there.release == left.sha256
-    words = f"its process died{f'; {said}' if said else ''}; {'it serves' if arrived else 'it does not serve'}"
-    state = State.DONE if arrived else State.FAILED
-    _end(desk, left, state, words, there.deployed if there and arrived else None)
+    state, said, deployed = _left(desk.deployer(left.begun.pipeline), left.sha256)
+    words = f"its process died{f'; {said}' if said else ''}; {'it serves' if state is State.DONE else 'it does not serve'}"
+    _end(desk, left, state, words, deployed)
     return f"release {left.sequence} was interrupted: {words}"
 
 
@@ -245,6 +247,21 @@ def _still_there(desk: Desk, serving: Entry) -> bool:
     return there is not None and there.release == serving.sha256
 
 
+def _gone_since(entries: Sequence[Entry], moment: datetime) -> list[Entry]:
+    """Releases since a moment that took away what answered then: rollbacks that came to serve, promotions that did not."""
+    since = [e for e in entries if e.ended and datetime.fromisoformat(e.ended.at) >= moment]
+    return [e for e in since if e.done == (e.begun.kind is Kind.ROLLBACK)]
+
+
+def _overtaken(desk: Desk, by: Entry, serving: Sequence[Entry]) -> GateRefused:
+    """Not done, and no success either: whoever asked takes that for what served then being gone."""
+    pipeline, state = by.begun.pipeline, by.ended.state if by.ended else by.begun.state
+    serves = f"release {serving[-1].sequence} of {pipeline} serves" if serving else f"nothing of {pipeline} serves"
+    what = f"{by.begun.kind} {by.sequence} ended as {state} after this rollback was asked for; {serves}"
+    hint = f"if it is still wanted, type: countersign rollback --env {desk.environment} --pipeline {pipeline}"
+    return GateRefused(Problem(what=what, where=desk.environment), hint=f"nothing was changed; {hint}")
+
+
 def _last_sound(desk: Desk, before: Sequence[Entry]) -> tuple[Release, list[str]]:
     """The newest of these whose runs all verify, and the others that came after it, each with what is wrong."""
     problems: list[Problem] = []
@@ -277,6 +294,18 @@ def _unsound(desk: Desk, variant: Variant) -> list[Problem]:
 def _served_before(desk: Desk, root: str) -> bool:
     before = desk.policy.after.value
     return bool(before) and ledger.served(Ledger(desk.store, desk.policies, str(before)).read(), root)
+
+
+def _left(deployer: Deployer, release: str) -> tuple[State, str, Deployed | None]:
+    """What came of a release that nobody saw to its end; what was done about it, in words; and what of it is, or was, installed."""
+    try:
+        said = deployer.heal(release)
+    except NotServed as error:
+        return error.state, error.why, error.deployed
+    there = deployer.installed()
+    if there is not None and there.release == release:
+        return State.DONE, said, there.deployed
+    return State.FAILED, said, None
 
 
 def _begin(desk: Desk, wish: _Wish) -> Entry:
