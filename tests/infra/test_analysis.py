@@ -21,8 +21,9 @@ from tests.conftest import lacking
 from tests.infra.test_chart import CHART, render
 from tests.s3server import free_port
 
-STABLE, GOOD, BAD, SILENT = "stable", "good", "bad", "silent"
+STABLE, GOOD, BAD, NARROW, SILENT = "stable", "good", "bad", "narrow", "silent"
 WINDOW = 10  # seconds
+TRAFFIC, PRODUCTIONS = 6, 9  # requests a second, old and new together, that the chart's and production's values say a canary needs
 # Events a second of each release: requests answered well and badly; approved and declined by group.
 RATES: dict[str, dict[str, float]] = {
     STABLE: {"200": 20, "503": 0, "approved a": 8, "declined a": 2, "approved b": 8, "declined b": 2},
@@ -30,6 +31,8 @@ RATES: dict[str, dict[str, float]] = {
     GOOD: {"200": 20, "503": 0.1, "approved a": 8, "declined a": 2, "approved b": 7, "declined b": 3, "declined c": 0.5},
     # Of group b nobody is approved: no such series exists.
     BAD: {"200": 10, "503": 10, "approved a": 5, "declined a": 5, "declined b": 10},
+    # Of one group alone there is enough.
+    NARROW: {"200": 20, "approved a": 8, "declined a": 2, "declined c": 0.5},
 }
 # Both new releases have a shadow, which would be refused by itself. The stable one is of a server that knew no such label.
 SHADOW = {"approved a": 40.0, "declined b": 40.0}
@@ -146,15 +149,22 @@ def test_each_number_says_either_yes_or_no(values: list[float]) -> None:
 
 
 def test_chance_alone_refuses_no_sound_release() -> None:
-    """By the chart's own numbers, at the first share, whatever share is approved: that takes three standard errors."""
+    """By the chart's own numbers, at the first share and with the traffic that they name: it takes three standard errors."""
     canary = yaml.safe_load((CHART / "values.yaml").read_text())["canary"]
     a, first = canary["analysis"], canary["weights"][0] / 100
     new, old = a["requests"], a["requests"] * (1 - first) / first
     for approved in (0.5, 0.6, 0.75, 0.9):
         spread = approved * (1 - approved)
         assert 3 * math.sqrt(spread / new + spread / old) <= a["shift"]
-    assert 3 * math.sqrt(0.75 * 0.25 / a["group"]) / 0.75 <= 1 - a["fairness"]
+    arrive = TRAFFIC * first * a["window"]
+    assert arrive - 3 * math.sqrt(arrive) >= a["requests"]
+    # Of the logarithm of a ratio of two shares (Katz and others, 1978).
+    for approved, group in ((0.75, a["group"]), (0.5, 3 * a["group"])):
+        assert math.exp(-3 * math.sqrt(2 * (1 - approved) / (approved * group))) >= a["fairness"]
     assert canary["seconds"] >= a["window"], "the window looks back beyond the time of this share"
+    prod = yaml.safe_load((CHART / "environments/prod.yaml").read_text())["canary"]
+    assert prod["seconds"] >= prod["analysis"]["window"]
+    assert PRODUCTIONS * first * prod["analysis"]["window"] / 10 >= a["group"], "of a tenth of the applicants"
 
 
 @pytest.fixture(scope="module")
@@ -176,7 +186,7 @@ def verdicts(ask: Callable[[str], list[float]]) -> dict[str, dict[str, tuple[boo
             for m in asked
             for v in [ask(m["provider"]["prometheus"]["query"].replace("{{args.canary}}", release).replace("{{args.stable}}", STABLE))]
         }
-        for release in (GOOD, BAD, SILENT)
+        for release in (GOOD, BAD, NARROW, SILENT)
     }
 
 
@@ -192,6 +202,11 @@ def test_a_bad_one_fails_by_each_that_it_is_bad_in(verdicts: Any) -> None:
     assert found["errors"][1] == [pytest.approx(0.5, abs=0.05)]
     assert found["shift"][1] == [pytest.approx(0.8 - 0.25, abs=0.05)]
     assert found["fairness-race"][1] == [0.0], "a group that nobody was approved of counts, and with nought"
+
+
+def test_one_group_alone_is_not_found_fair(verdicts: Any) -> None:
+    assert {name for name, (said, _) in verdicts[NARROW].items() if not said} == {"fairness-race"}, verdicts[NARROW]
+    assert verdicts[NARROW]["fairness-race"][1] == []
 
 
 def test_of_a_silent_one_nothing_can_be_said_and_that_is_no(verdicts: Any) -> None:
