@@ -172,6 +172,17 @@ def test_told_to_go_while_the_store_stays_away_it_says_so(own: world.Made, tmp_p
         [said] = [x for x in server.log.splitlines() if "answered are not in the store" in x]
         told = json.loads(said)
         assert (told["folder"], told["batches"], told["unsigned"]) == (str(tmp_path / "log"), 1, 0)
+    [lines] = (x for x in (tmp_path / "log").glob("*.jsonl") if x.stat().st_size)
+    data = lines.read_bytes()
+    lines.write_bytes(data.replace(b'"score"', b'"SCORE"', 1))
+    damaged = Server(tmp_path, own)
+    try:
+        eventually(lambda: "damaged" in why(damaged))
+        assert damaged.stop() == 75, "it cannot take the log up, and says so"
+        assert '"why":"the log was not opened"' in damaged.log.replace('": "', '":"')
+    finally:
+        damaged.stop(signal.SIGKILL)
+    lines.write_bytes(data)
     with serving(tmp_path, own) as second:
         assert second.stop() == 0
     assert [r["id"] for r in logged(own.store)] == [answer["id"]]

@@ -340,13 +340,13 @@ def _for_people(pipeline: Pipeline, step: Step) -> list[ArgoArtifact]:
 
 
 def retries(limit: int) -> RetryStrategy | None:
-    """Only what may pass by itself is tried again: after 10 s, 20 s, 40 s, and so on.
+    """Only what may pass by itself is tried again: after 10 s, 20 s, 40 s, and so on to ten minutes.
 
     No `max_duration`: it counts from the start of the first attempt, so a step that works for longer would never get a second.
     """
     if not limit:
         return None
-    backoff = m.Backoff(duration="10s", factor=m.IntOrString(2))
+    backoff = m.Backoff(duration="10s", factor=m.IntOrString(2), cap="10m")
     return RetryStrategy(limit=limit, retry_policy="Always", expression=RETRY, backoff=backoff)
 
 

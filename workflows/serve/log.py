@@ -51,6 +51,16 @@ Then = Callable[[object, BaseException | None], None]
 """Is told in the loop what the thread has found, or why it failed."""
 
 
+def settle(told: asyncio.Future[None], error: BaseException | None) -> None:
+    """Tell whoever waits, unless nobody does any more."""
+    if told.done():
+        return
+    if error:
+        told.set_exception(error)
+    else:
+        told.set_result(None)
+
+
 def _one_by_one(todo: SimpleQueue[Callable[[], None] | None]) -> None:
     """What the thread does. An executor, with a future for the loop, takes twice as long to hand over and back."""
     while work := todo.get():
@@ -189,12 +199,7 @@ class DecisionLog:
         told: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
         def then(_found: object, error: BaseException | None) -> None:
-            if told.done():
-                return
-            if error:
-                told.set_exception(error)
-            else:
-                told.set_result(None)
+            settle(told, error)
 
         self._turns.append((do, then))
         self._pump()

@@ -46,7 +46,7 @@ from workflows.serve import api, loading, shipping
 from workflows.serve.disk import Disk, Owner, clear, unsent
 from workflows.serve.entry import Keeper
 from workflows.serve.front import Bounds, Front, State
-from workflows.serve.log import DecisionLog, Limits
+from workflows.serve.log import DecisionLog, Limits, settle
 from workflows.serve.release import Release
 from workflows.serve.service import Service
 from workflows.serve.watch import Metrics
@@ -293,17 +293,17 @@ class Process:
 
         What is not sent lies on the disk for the next process. Where the disk goes with this one, as a pod's emptyDir does, it is lost.
         """
-        if self._log is None:
-            return 0
-        await self._log.close()
-        why = ""
-        try:
-            async with asyncio.timeout(self.given.send):
-                while why := await self._missed():  # noqa: ASYNC110 - nothing tells when the store is back
-                    await asyncio.sleep(AT_THE_END)
-        except TimeoutError:
-            why = why or "the store gave no answer in time"
-        batches, unsigned = len(unsent(self.given.folder)), self._log.disk.waiting + self._log.waiting
+        why, unsigned = "", 0
+        if self._log is not None:
+            await self._log.close()
+            unsigned = self._log.disk.waiting + self._log.waiting
+            try:
+                async with asyncio.timeout(self.given.send):
+                    while why := await self._missed():  # noqa: ASYNC110 - nothing tells when the store is back
+                        await asyncio.sleep(AT_THE_END)
+            except TimeoutError:
+                why = why or "the store gave no answer in time"
+        batches = len(unsent(self.given.folder))
         if not batches and not unsigned:
             return 0
         log.error(
@@ -311,7 +311,7 @@ class Process:
             folder=str(self.given.folder),
             batches=batches,
             unsigned=unsigned,
-            why=why or "the disk has no room to sign them",
+            why=why or ("the disk has no room to sign them" if unsigned else "the log was not opened"),
         )
         return Temporary.exit_code
 
@@ -320,7 +320,7 @@ class Process:
         try:
             await _aside(self._send)
         except (CountersignError, OSError) as error:
-            return str(error)
+            return str(error) or type(error).__name__
         return ""
 
 
@@ -329,14 +329,6 @@ async def _aside(do: Callable[[], object]) -> None:
     loop = asyncio.get_running_loop()
     told: asyncio.Future[None] = loop.create_future()
 
-    def tell(error: Exception | None) -> None:
-        if told.done():
-            return
-        if error:
-            told.set_exception(error)
-        else:
-            told.set_result(None)
-
     def work() -> None:
         failed: Exception | None = None
         try:
@@ -344,7 +336,7 @@ async def _aside(do: Callable[[], object]) -> None:
         except Exception as error:  # noqa: BLE001 - whoever waits for it is told
             failed = error
         with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits any more
-            loop.call_soon_threadsafe(tell, failed)
+            loop.call_soon_threadsafe(settle, told, failed)
 
     try:
         threading.Thread(target=work, name="decision-log-sender", daemon=True).start()
