@@ -205,7 +205,7 @@ class Office:
     def _values(self, code: str) -> dict[str, Any]:
         settings = self.space.get("configmap", "countersign")["data"]
         repository, _, digest = settings["image"].partition("@")
-        analysis = {"window": 30, "interval": 5, "count": 2, "failures": 0, "requests": 10, "p99": 2.0, "shift": 0.2}
+        analysis = {"window": 30, "interval": 5, "count": 2, "requests": 10, "p99": 2.0, "shift": 0.2}
         return {
             "image": {"repository": repository, "digest": digest}, "code": code,
             "store": {"url": settings["store"], "endpoint": settings["endpoint"], "region": settings["region"]},

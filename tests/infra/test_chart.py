@@ -259,6 +259,7 @@ def test_a_group_that_nobody_was_approved_of_does_not_drop_out() -> None:
         ({"code": "main"}, "/code"),
         ({"release": "loan"}, "/release"),
         ({"canary": {"analysis": {"errors": 2}}}, "/canary/analysis/errors"),
+        ({"canary": {"enabled": True, "seconds": 120}}, "a window of 300 (canary.analysis.window) would look back"),
         ({"release": ""}, "the promoter sets it"),
         ({"image": {"tag": ""}}, "image.digest or image.tag"),
         ({"ingress": {"enabled": True, "host": "x.example.org"}}, "ingress.tlsSecret"),
