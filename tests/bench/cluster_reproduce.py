@@ -33,7 +33,8 @@ def contest() -> Contest:
         title="Reproducing a cluster's run on a laptop",
         about=f"A run of {PIPELINE} that the cluster made, with `countersign reproduce`: its chain is verified, its code, parameters "
         "and data are fetched from the store, every step runs again, and every artifact is compared. The steps' own time is that in "
-        f"which at least one was at work, as the records of that second run say, on this machine. Medians of {ROUNDS} rounds, for the goal of each round's ratio.",
+        f"which at least one was at work, as the records of that second run say, on this machine. Medians of {ROUNDS} rounds, "
+        "for the goal of each round's ratio.",
         header=("", "seconds"),
         rows=(("the steps, those side by side counted once", short(steps)), ("countersign reproduce", short(whole))),
         goals=(Goal(what=f"reproduction: at most {GOAL} times the steps' own time", measured=f"{ratio:.2f} times", met=ratio <= GOAL),),
