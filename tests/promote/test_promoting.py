@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 from tests.promote.world import KEYS, NOW, SIGNERS, Office, because, failing, office, policies, run_in, stamp
+from workflows import cli_promote
 from workflows.errors import BadInput, CountersignError, GateRefused, NotVerified, Temporary
 from workflows.promote import ledger
 from workflows.promote.deployer import NotServed
@@ -187,6 +188,27 @@ def test_of_two_who_ask_to_go_back_from_the_same_release_one_does(bank: Office) 
     with pytest.raises(GateRefused, match="rollback 4 ended as done after this rollback was asked for; release 4 of toy serves"):
         rollback(bank.desk(holder="workflow 2"), "toy", reason="I saw it, too", asked_at=asked_at)
     assert serving(bank) == B
+
+
+def test_a_rollback_that_is_typed_leaves_the_good_release_where_it_puts_right_a_dead_promotion(
+    bank: Office, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What somebody saw was the dead one's canary. It is taken back first, and the next to go would be the good one."""
+    for run in (A, B):
+        promote(bank.desk(), asked(run))
+    bank.fake.fails, bank.fake.arrives = Killed(), False  # type: ignore[assignment]
+    with pytest.raises(Killed):
+        promote(bank.desk(holder=f"{platform.node()} process 999999999"), asked(C))
+    bank.fake.fails, bank.fake.left = failing("the canary was taken back: p99", State.ABORTED), "canary"
+    monkeypatch.setattr(cli_promote, "opened", lambda _: bank.store)
+    monkeypatch.setattr(cli_promote, "_policies", lambda _: bank.policies)
+    monkeypatch.setattr(cli_promote, "at_desk", lambda *_: bank.desk())
+    with pytest.raises(GateRefused, match="promotion 3 ended as aborted after this rollback was asked for; release 2 of toy serves"):
+        cli_promote.rollback("prod")
+    assert (serving(bank), len(bank.desk().ledger.read())) == (B, 3)
+    bank.fake.fails, bank.fake.arrives = None, True
+    cli_promote.rollback("prod")
+    assert serving(bank) == A
 
 
 def revoke(bank: Office, _: str) -> None:
