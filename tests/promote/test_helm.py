@@ -36,8 +36,10 @@ class Programs:
         values: Any = VALUES,
         tested: str = "",
     ) -> None:
-        self.phases, self.seen, self.err, self.status, self.history = list(phases), seen, err, status, history
+        self.phases, self.seen, self.err, self.status, self.history = list(phases), seen, err, status, list(history)
         self.values, self.tested = values, tested
+        self.of: dict[int, Any] = {}
+        """Revision -> its values, where they are others than `values`."""
         self.approved: dict[str, str] = {}
         self.brought: list[Any] = []
         self.asked: list[str] = []
@@ -49,11 +51,16 @@ class Programs:
             return Said(code=1, out="", err=self.err)
         if said.startswith("helm upgrade"):
             self.brought.append(json.loads(Path(words[words.index("--values") + 1]).read_text()))
+            self.arrive(self.brought[-1])
+        if said.startswith("helm rollback"):
+            self.arrive(self.values_of(int(words[3])))
         if said.startswith("helm test") and self.tested:
             return Said(code=1, out="", err=self.tested)
         status = {"info": {"status": self.status}, "version": self.history[-1]["revision"]}
-        answers = {"helm status": status, "helm history": self.history, "helm get": self.values}
+        answers = {"helm status": status, "helm history": self.history}
         found: Any = next((a for start, a in answers.items() if said.startswith(start)), {})
+        if said.startswith("helm get values"):
+            found = self.values_of(int(words[words.index("--revision") + 1]))
         if said.startswith("kubectl get rollout"):
             phase, aborted = self.phases.pop(0) if len(self.phases) > 1 else self.phases[0]
             status = {"phase": phase, "abort": aborted, "message": "metric shift", "observedGeneration": str(self.seen)}
@@ -64,6 +71,16 @@ class Programs:
             change = json.loads(words[words.index("-p") + 1])["data"]
             self.approved = {k: v for k, v in {**self.approved, **change}.items() if v is not None}
         return Said(code=0, out=json.dumps(found), err="")
+
+    def values_of(self, revision: int) -> Any:
+        return self.of.get(revision, self.values)
+
+    def arrive(self, values: Any) -> None:
+        """A revision more, as after every upgrade and every rollback that Helm brought."""
+        new = self.history[-1]["revision"] + 1
+        self.of[new] = values
+        before = [{**r, "status": "superseded"} if r["status"] == "deployed" else r for r in self.history]
+        self.history = [*before, {"revision": new, "status": "deployed"}]
 
 
 @pytest.fixture(autouse=True)
@@ -130,6 +147,21 @@ def test_what_its_test_refuses_after_a_good_canary_gives_way_without_a_canary(ch
     assert asked.brought[1:] == [WHAT_SERVED]
     assert asked.phases == [("Healthy", False)], "it was waited for"
     assert not [a for a in asked.asked if a.startswith("helm rollback")]
+
+
+def test_the_way_back_brings_what_the_revision_before_held(chart: Path) -> None:
+    """Not what the newest holds, which was refused, nor what any other does."""
+    held = {n: {**VALUES, "release": release(n)} for n in (3, 4, 5)}
+    asked = Programs(("Healthy", False), tested=REFUSED)
+    asked.of = dict(held)
+    with pytest.raises(NotServed):
+        replace(promoter(asked), chart=chart).deploy({**VALUES, "release": release(6)})
+    assert asked.brought[1:] == [{**held[5], "rollback": True}]
+    asked = Programs(("Healthy", False), tested=REFUSED)
+    asked.of = dict(held)
+    with pytest.raises(NotServed):
+        promoter(asked).heal("5" * 64)
+    assert asked.brought == [{**held[4], "rollback": True}]
 
 
 def test_what_served_before_and_does_not_come_back_is_said(chart: Path) -> None:
