@@ -38,6 +38,9 @@ class Programs:
     ) -> None:
         self.phases, self.seen, self.err, self.status, self.history = list(phases), seen, err, status, list(history)
         self.values, self.tested = values, tested
+        self.took: dict[str, float] = {}
+        """How a command begins -> seconds that it takes."""
+        self.time = 0.0
         self.of: dict[int, Any] = {}
         """Revision -> its values, where they are others than `values`."""
         self.approved: dict[str, str] = {}
@@ -47,6 +50,7 @@ class Programs:
     def __call__(self, words: Sequence[str]) -> Said:
         said = " ".join(words)
         self.asked.append(said)
+        self.time += next((t for start, t in self.took.items() if said.startswith(start)), 0.0)
         if self.err:
             return Said(code=1, out="", err=self.err)
         if said.startswith("helm upgrade"):
@@ -72,6 +76,11 @@ class Programs:
             self.approved = {k: v for k, v in {**self.approved, **change}.items() if v is not None}
         return Said(code=0, out=json.dumps(found), err="")
 
+    def timeouts(self) -> list[tuple[str, int]]:
+        """What Helm was told to do, each with the seconds that it was given."""
+        words = [a.split() for a in self.asked if " --timeout " in a]
+        return [(w[1], int(w[w.index("--timeout") + 1].removesuffix("s"))) for w in words]
+
     def values_of(self, revision: int) -> Any:
         return self.of.get(revision, self.values)
 
@@ -89,7 +98,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def promoter(programs: Programs, minutes: int = 1) -> Helm:
-    return Helm(release="toy", namespace="prod", chart=Path("chart"), minutes=minutes, run=programs)
+    return Helm(release="toy", namespace="prod", chart=Path("chart"), minutes=minutes, run=programs, clock=lambda: programs.time)
 
 
 @pytest.fixture
@@ -225,6 +234,41 @@ def test_a_canary_that_never_ends_is_taken_back() -> None:
     with pytest.raises(NotServed) as caught:
         promoter(asked, minutes=0)._follow_canary(promoter(asked)._deployed(5, VALUES), 4)
     assert caught.value.state is State.ABORTED
+
+
+def test_all_of_a_release_has_one_time_of_which_each_part_gets_what_is_left(chart: Path) -> None:
+    asked = Programs(*[("Progressing", False)] * 9, ("Healthy", False), tested=REFUSED)
+    asked.took = {"helm upgrade": 300, "kubectl get rollout": 60, "helm test": 200}
+    with pytest.raises(NotServed, match="helm test"):
+        replace(promoter(asked, minutes=60), chart=chart).deploy(VALUES)
+    assert asked.timeouts() == [("upgrade", 3000), ("test", 3000 - 300 - 600), ("upgrade", 3600 - 300 - 600 - 200)]
+
+
+def test_a_canary_that_used_all_its_time_leaves_enough_for_the_way_back(chart: Path) -> None:
+    asked = Programs(("Progressing", False))
+    asked.took = {"helm upgrade": 300, "kubectl get rollout": 60}
+    with pytest.raises(NotServed, match="the canary was taken back: metric shift"):
+        replace(promoter(asked, minutes=60), chart=chart).deploy(VALUES)
+    assert asked.time <= 3600 - helm.RESERVE + 60
+    (_, left) = asked.timeouts()[-1]
+    assert helm.RESERVE - 60 <= left <= helm.RESERVE
+    asked.asked.clear()
+    with pytest.raises(NotServed, match="the canary was taken back: metric shift"):
+        replace(promoter(asked, minutes=60), chart=chart).heal(ARRIVED)
+    assert asked.timeouts()[-1][1] >= helm.RESERVE - 60, "it has a time of its own"
+
+
+def test_what_goes_back_by_itself_has_half_of_the_time_for_it(chart: Path) -> None:
+    asked = Programs()
+    asked.took = {"helm upgrade": 600}
+    replace(promoter(asked, minutes=60), chart=chart).deploy({"release": RELEASE})
+    assert asked.timeouts() == [("upgrade", 1800), ("test", 3000 - 600)]
+
+
+def test_helm_is_never_given_no_time_which_is_no_limit() -> None:
+    asked = Programs()
+    promoter(asked, minutes=0)._back(4)
+    assert asked.timeouts() == [("rollback", 1)]
 
 
 def test_what_is_recorded_is_complete() -> None:
