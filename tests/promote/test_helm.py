@@ -38,6 +38,8 @@ class Programs:
     ) -> None:
         self.phases, self.seen, self.err, self.status, self.history = list(phases), seen, err, status, list(history)
         self.values, self.tested = values, tested
+        self.refuses: dict[str, str] = {}
+        """How a command begins -> what is wrong with it."""
         self.took: dict[str, float] = {}
         """How a command begins -> seconds that it takes."""
         self.time = 0.0
@@ -53,6 +55,8 @@ class Programs:
         self.time += next((t for start, t in self.took.items() if said.startswith(start)), 0.0)
         if self.err:
             return Said(code=1, out="", err=self.err)
+        if wrong := next((w for start, w in self.refuses.items() if said.startswith(start)), ""):
+            return Said(code=1, out="", err=wrong)
         if said.startswith("helm upgrade"):
             self.brought.append(json.loads(Path(words[words.index("--values") + 1]).read_text()))
             self.arrive(self.brought[-1])
@@ -124,6 +128,34 @@ def test_what_serves_stays_approved_however_many_after_it_are_refused(chart: Pat
     assert sorted(asked.approved) == ["other.1", "toy.2", "toy.5", "toy.6"], "the last one refused may still have pods"
 
 
+def test_what_serves_and_is_not_listed_is_put_back(chart: Path) -> None:
+    """Somebody took it out: neither its next pod nor the way back would be let in."""
+    asked = Programs(("Healthy", False))
+    asked.approved = {"toy.1": release(1), "toy.2": "something else", "other.2": RELEASE}
+    replace(promoter(asked), chart=chart).deploy({**VALUES, "release": release(3)})
+    assert asked.approved == {"toy.1": release(1), "toy.2": RELEASE, "toy.3": release(3), "other.2": RELEASE}
+    asked = Programs(("Healthy", False))
+    asked.refuses = {"kubectl get configmap": "Error from server (NotFound)"}
+    replace(promoter(asked), chart=chart).deploy({**VALUES, "release": release(3)})
+    (made,) = [a for a in asked.asked if a.startswith("kubectl create")]
+    assert f"--from-literal=toy.2={RELEASE}" in made
+    assert f"--from-literal=toy.3={release(3)}" in made
+
+
+@pytest.mark.parametrize("text", [None, "", "{}", "by hand", RELEASE.replace("toy", "other"), '{"pipeline":"toy","release":{"sequence":"x"}}'])
+def test_what_serves_and_is_no_release_of_this_pipeline_is_not_listed(chart: Path, text: str | None) -> None:
+    asked = Programs(("Healthy", False), values={**VALUES, "release": text})
+    replace(promoter(asked), chart=chart).deploy({**VALUES, "release": release(3)})
+    assert asked.approved == {"toy.3": release(3)}
+
+
+def test_a_way_back_without_steps_is_called_no_canary() -> None:
+    asked = Programs(("Progressing", False), ("Healthy", False), values=WHAT_SERVED)
+    assert promoter(asked).heal(ARRIVED) == "it went on by itself"
+    with pytest.raises(NotServed, match=r"^it was taken back: metric shift$"):
+        promoter(Programs(("Degraded", False), values=WHAT_SERVED)).heal(ARRIVED)
+
+
 def test_a_canary_that_outlived_its_promoter_is_seen_to_its_end() -> None:
     asked = Programs(("Progressing", False), ("Paused", False), ("Healthy", False))
     assert promoter(asked).heal(ARRIVED) == "its canary went on by itself"
@@ -179,6 +211,18 @@ def test_what_served_before_and_does_not_come_back_is_said(chart: Path) -> None:
         replace(promoter(asked), chart=chart).deploy({**VALUES, "release": release(3)})
 
 
+@pytest.mark.parametrize(("values", "back"), [(VALUES, "helm upgrade"), ({"release": RELEASE}, "helm rollback")])
+def test_a_way_back_that_helm_refuses_hides_not_why_it_was_taken(values: Any, back: str) -> None:
+    asked = Programs(("Healthy", False), values=values, tested=REFUSED)
+    asked.refuses = {back: "Error: admission webhook said no"}
+    with pytest.raises(NotServed, match="pod toy-test failed; what served before does not come back: admission webhook said no") as caught:
+        promoter(asked).heal(ARRIVED)
+    assert (caught.value.state, caught.value.deployed) == (State.FAILED, promoter(asked)._deployed(5, values))
+    asked.refuses = {back: "Error: dial tcp 10.0.0.1:443: connect: connection refused"}
+    with pytest.raises(Temporary):
+        promoter(asked).heal(ARRIVED)
+
+
 def test_the_way_back_from_a_refused_release_goes_on_where_it_was_killed() -> None:
     history = [{"revision": n, "status": s} for n, s in enumerate(("superseded", "deployed", "pending-upgrade"), 1)]
     asked = Programs(("Healthy", False), status="pending-upgrade", history=history, values=WHAT_SERVED)
@@ -232,7 +276,7 @@ def test_what_argo_rollouts_has_not_seen_yet_says_nothing() -> None:
 def test_a_canary_that_never_ends_is_taken_back() -> None:
     asked = Programs(("Progressing", False))
     with pytest.raises(NotServed) as caught:
-        promoter(asked, minutes=0)._follow_canary(promoter(asked)._deployed(5, VALUES), 4)
+        promoter(asked, minutes=0)._follow_canary(VALUES, promoter(asked)._deployed(5, VALUES), 4)
     assert caught.value.state is State.ABORTED
 
 

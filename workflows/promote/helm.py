@@ -220,11 +220,17 @@ class Helm:
         """
         values = {} if revision is None else self._values(revision)
         if not _has_canary(values):
-            self._back(revision)
+            try:
+                self._back(revision)
+            except BadInput as error:
+                return str(error.problems[0].what)
             return ""
         said = self._upgrade({**values, "rollback": True}, self._time_back)
         if said.code:
-            raise self._explained(said, "upgrade")
+            error = self._explained(said, "upgrade")
+            if isinstance(error, Temporary):
+                raise error
+            return _last_line(said.err)
         return self._why_not_healthy(self._time_back)
 
     def _back(self, revision: int | None) -> None:
