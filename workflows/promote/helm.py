@@ -153,23 +153,35 @@ class Helm:
     def _admit(self, release: str, serving: str | None) -> None:
         """Let this release into the namespace: the cluster's admission policy compares pods with what stands in this list.
 
-        What serves stays in it, however many after it came to nothing: its next pod, and the way back, are compared as well.
+        What serves stays in it, however many after it came to nothing: its next pod, and the way back, are compared as well. Where
+        somebody took it out, it is put back.
         """
         name, said = "configmap", self._try_kubectl("get", "configmap", APPROVED, "-o", "json")
-        told = json.loads(release)["release"]
-        key = f"{self.release}.{told['sequence']}"
+        key = f"{self.release}.{json.loads(release)['release']['sequence']}"
+        let_in = {**self._listed_as(serving), key: release}
         if said.code and "NotFound" in said.err:
-            self._kubectl("create", name, APPROVED, f"--from-literal={key}={release}")
+            self._kubectl("create", name, APPROVED, *(f"--from-literal={k}={text}" for k, text in let_in.items()))
             return
         if said.code:
             raise self._explained(said, "kubectl get")
         listed = json.loads(said.out).get("data") or {}
         mine = sorted((k for k in listed if k.startswith(f"{self.release}.")), key=_sequence)
-        stay = {key, *(k for k in mine if listed[k] == serving)}
+        if already := {k for k in mine if listed[k] == serving}:
+            let_in = {key: release}
+        stay = {*let_in, *already}
         others = [k for k in mine if k not in stay]
         gone = others[: max(0, len(stay) + len(others) - ADMITTED)]
-        change = {"data": {key: release, **dict.fromkeys(gone)}}
+        change = {"data": {**let_in, **dict.fromkeys(gone)}}
         self._kubectl("patch", name, APPROVED, "--type=merge", "-p", json.dumps(change))
+
+    def _listed_as(self, serving: str | None) -> dict[str, str]:
+        """What serves, under its own number; nothing where it is no release of this pipeline, as where somebody installed it by hand."""
+        try:
+            told = json.loads(serving or "")
+            mine, sequence = argo_name(told["pipeline"]) == self.release, int(told["release"]["sequence"])
+        except (AttributeError, KeyError, TypeError, ValueError):
+            return {}
+        return {f"{self.release}.{sequence}": str(serving)} if mine else {}
 
     def _upgrade(self, values: Mapping[str, Any], seconds: float) -> Said:
         # A canary takes as long as its analysis: Helm would wait for all of it, and take back by itself what analysis keeps.
