@@ -142,7 +142,9 @@ def test_what_serves_and_is_not_listed_is_put_back(chart: Path) -> None:
     assert f"--from-literal=toy.3={release(3)}" in made
 
 
-@pytest.mark.parametrize("text", [None, "", "{}", "by hand", RELEASE.replace("toy", "other"), '{"pipeline":"toy","release":{"sequence":"x"}}'])
+@pytest.mark.parametrize(
+    "text", [None, "", "{}", "by hand", RELEASE.replace("toy", "other"), '{"pipeline":"toy","release":{"sequence":"x"}}']
+)
 def test_what_serves_and_is_no_release_of_this_pipeline_is_not_listed(chart: Path, text: str | None) -> None:
     asked = Programs(("Healthy", False), values={**VALUES, "release": text})
     replace(promoter(asked), chart=chart).deploy({**VALUES, "release": release(3)})

@@ -114,9 +114,9 @@ class Helm:
         deployed, before = self._deployed(revision, values), self._revision_that("superseded")
         on_its_way = _has_canary(values) and self._rollout()["phase"] != HEALTHY
         if on_its_way:
-            self._follow_canary(deployed, before)
+            self._follow_canary(values, deployed, before)
         self._test(deployed, before)
-        return "its canary went on by itself" if on_its_way else ""
+        return f"{_what_goes(values, 'its')} went on by itself" if on_its_way else ""
 
     def installed(self) -> Installed | None:
         if self._status() != "deployed":
@@ -141,7 +141,7 @@ class Helm:
             raise NotServed(f"helm: {_last_line(said.err)}", state=State.FAILED, hint="what served before serves on")
         deployed = self._deployed(self._revision(), values)
         if _has_canary(values):
-            self._follow_canary(deployed, before)
+            self._follow_canary(values, deployed, before)
         self._test(deployed, before)
         return deployed
 
@@ -192,11 +192,11 @@ class Helm:
             words = ["upgrade", "--install", self.release, str(self.chart), "--values", file.name, "--reset-values"]
             return self._try(*words, *how, "--timeout", _timeout(seconds), "--history-max", str(KEPT))
 
-    def _follow_canary(self, deployed: Deployed, before: int | None) -> None:
+    def _follow_canary(self, values: Mapping[str, Any], deployed: Deployed, before: int | None) -> None:
         """Until analysis has said yes to all of it, or no."""
         if why := self._why_not_healthy(self._time):
             self._back(before)
-            raise NotServed(f"the canary was taken back: {why}", state=State.ABORTED, deployed=deployed)
+            raise NotServed(f"{_what_goes(values, 'the')} was taken back: {why}", state=State.ABORTED, deployed=deployed)
 
     def _why_not_healthy(self, seconds: float) -> str:
         """Once Argo Rollouts has come to an end with it, or its time is over; empty where all of it is healthy."""
@@ -239,9 +239,9 @@ class Helm:
             return ""
         said = self._upgrade({**values, "rollback": True}, self._time_back)
         if said.code:
-            error = self._explained(said, "upgrade")
-            if isinstance(error, Temporary):
-                raise error
+            explained = self._explained(said, "upgrade")
+            if isinstance(explained, Temporary):
+                raise explained
             return _last_line(said.err)
         return self._why_not_healthy(self._time_back)
 
@@ -345,6 +345,11 @@ def _over(own: Any, given: Any) -> Any:
 
 def _has_canary(values: Mapping[str, Any]) -> bool:
     return bool(values.get("canary", {}).get("enabled"))
+
+
+def _what_goes(values: Mapping[str, Any], whose: str) -> str:
+    """What is followed, in words: a rollback goes without steps, and has no canary."""
+    return "it" if values.get("rollback") else f"{whose} canary"
 
 
 def _release_in(values: Mapping[str, Any]) -> str | None:
