@@ -135,12 +135,13 @@ def rollback(
     """
     kept, policies = opened(store), _policies(policy_file)
     desk = at_desk(kept, env, policies, Target(namespace=namespace, context=context, values=values))
+    asked_at = desk.now  # a dead promotion is put right first: what somebody saw of it is gone then
     chosen = pipeline or promoting.only_pipeline(desk)
     if desk.policy.deploy.value == "workflow":
         arguments = {"pipeline": chosen, "reason": reason}
         _ask_promoter(desk, submitting.ROLLBACK, arguments, namespace, context, wait=wait, as_json=as_json)
         return
-    _finish(promoting.rollback(desk, chosen, reason=reason), file, as_json=as_json)
+    _finish(promoting.rollback(desk, chosen, reason=reason, asked_at=asked_at), file, as_json=as_json)
 
 
 @release.command()

@@ -36,8 +36,15 @@ class Programs:
         values: Any = VALUES,
         tested: str = "",
     ) -> None:
-        self.phases, self.seen, self.err, self.status, self.history = list(phases), seen, err, status, history
+        self.phases, self.seen, self.err, self.status, self.history = list(phases), seen, err, status, list(history)
         self.values, self.tested = values, tested
+        self.refuses: dict[str, str] = {}
+        """How a command begins -> what is wrong with it."""
+        self.took: dict[str, float] = {}
+        """How a command begins -> seconds that it takes."""
+        self.time = 0.0
+        self.of: dict[int, Any] = {}
+        """Revision -> its values, where they are others than `values`."""
         self.approved: dict[str, str] = {}
         self.brought: list[Any] = []
         self.asked: list[str] = []
@@ -45,15 +52,23 @@ class Programs:
     def __call__(self, words: Sequence[str]) -> Said:
         said = " ".join(words)
         self.asked.append(said)
+        self.time += next((t for start, t in self.took.items() if said.startswith(start)), 0.0)
         if self.err:
             return Said(code=1, out="", err=self.err)
+        if wrong := next((w for start, w in self.refuses.items() if said.startswith(start)), ""):
+            return Said(code=1, out="", err=wrong)
         if said.startswith("helm upgrade"):
             self.brought.append(json.loads(Path(words[words.index("--values") + 1]).read_text()))
+            self.arrive(self.brought[-1])
+        if said.startswith("helm rollback"):
+            self.arrive(self.values_of(int(words[3])))
         if said.startswith("helm test") and self.tested:
             return Said(code=1, out="", err=self.tested)
         status = {"info": {"status": self.status}, "version": self.history[-1]["revision"]}
-        answers = {"helm status": status, "helm history": self.history, "helm get": self.values}
+        answers = {"helm status": status, "helm history": self.history}
         found: Any = next((a for start, a in answers.items() if said.startswith(start)), {})
+        if said.startswith("helm get values"):
+            found = self.values_of(int(words[words.index("--revision") + 1]))
         if said.startswith("kubectl get rollout"):
             phase, aborted = self.phases.pop(0) if len(self.phases) > 1 else self.phases[0]
             status = {"phase": phase, "abort": aborted, "message": "metric shift", "observedGeneration": str(self.seen)}
@@ -65,6 +80,21 @@ class Programs:
             self.approved = {k: v for k, v in {**self.approved, **change}.items() if v is not None}
         return Said(code=0, out=json.dumps(found), err="")
 
+    def timeouts(self) -> list[tuple[str, int]]:
+        """What Helm was told to do, each with the seconds that it was given."""
+        words = [a.split() for a in self.asked if " --timeout " in a]
+        return [(w[1], int(w[w.index("--timeout") + 1].removesuffix("s"))) for w in words]
+
+    def values_of(self, revision: int) -> Any:
+        return self.of.get(revision, self.values)
+
+    def arrive(self, values: Any) -> None:
+        """A revision more, as after every upgrade and every rollback that Helm brought."""
+        new = self.history[-1]["revision"] + 1
+        self.of[new] = values
+        before = [{**r, "status": "superseded"} if r["status"] == "deployed" else r for r in self.history]
+        self.history = [*before, {"revision": new, "status": "deployed"}]
+
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -72,7 +102,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def promoter(programs: Programs, minutes: int = 1) -> Helm:
-    return Helm(release="toy", namespace="prod", chart=Path("chart"), minutes=minutes, run=programs)
+    return Helm(release="toy", namespace="prod", chart=Path("chart"), minutes=minutes, run=programs, clock=lambda: programs.time)
 
 
 @pytest.fixture
@@ -96,6 +126,36 @@ def test_what_serves_stays_approved_however_many_after_it_are_refused(chart: Pat
         assert asked.approved["toy.2"] == RELEASE
         assert asked.approved[f"toy.{n}"] == release(n)
     assert sorted(asked.approved) == ["other.1", "toy.2", "toy.5", "toy.6"], "the last one refused may still have pods"
+
+
+def test_what_serves_and_is_not_listed_is_put_back(chart: Path) -> None:
+    """Somebody took it out: neither its next pod nor the way back would be let in."""
+    asked = Programs(("Healthy", False))
+    asked.approved = {"toy.1": release(1), "toy.2": "something else", "other.2": RELEASE}
+    replace(promoter(asked), chart=chart).deploy({**VALUES, "release": release(3)})
+    assert asked.approved == {"toy.1": release(1), "toy.2": RELEASE, "toy.3": release(3), "other.2": RELEASE}
+    asked = Programs(("Healthy", False))
+    asked.refuses = {"kubectl get configmap": "Error from server (NotFound)"}
+    replace(promoter(asked), chart=chart).deploy({**VALUES, "release": release(3)})
+    (made,) = [a for a in asked.asked if a.startswith("kubectl create")]
+    assert f"--from-literal=toy.2={RELEASE}" in made
+    assert f"--from-literal=toy.3={release(3)}" in made
+
+
+@pytest.mark.parametrize(
+    "text", [None, "", "{}", "by hand", RELEASE.replace("toy", "other"), '{"pipeline":"toy","release":{"sequence":"x"}}']
+)
+def test_what_serves_and_is_no_release_of_this_pipeline_is_not_listed(chart: Path, text: str | None) -> None:
+    asked = Programs(("Healthy", False), values={**VALUES, "release": text})
+    replace(promoter(asked), chart=chart).deploy({**VALUES, "release": release(3)})
+    assert asked.approved == {"toy.3": release(3)}
+
+
+def test_a_way_back_without_steps_is_called_no_canary() -> None:
+    asked = Programs(("Progressing", False), ("Healthy", False), values=WHAT_SERVED)
+    assert promoter(asked).heal(ARRIVED) == "it went on by itself"
+    with pytest.raises(NotServed, match=r"^it was taken back: metric shift$"):
+        promoter(Programs(("Degraded", False), values=WHAT_SERVED)).heal(ARRIVED)
 
 
 def test_a_canary_that_outlived_its_promoter_is_seen_to_its_end() -> None:
@@ -132,10 +192,37 @@ def test_what_its_test_refuses_after_a_good_canary_gives_way_without_a_canary(ch
     assert not [a for a in asked.asked if a.startswith("helm rollback")]
 
 
+def test_the_way_back_brings_what_the_revision_before_held(chart: Path) -> None:
+    """Not what the newest holds, which was refused, nor what any other does."""
+    held = {n: {**VALUES, "release": release(n)} for n in (3, 4, 5)}
+    asked = Programs(("Healthy", False), tested=REFUSED)
+    asked.of = dict(held)
+    with pytest.raises(NotServed):
+        replace(promoter(asked), chart=chart).deploy({**VALUES, "release": release(6)})
+    assert asked.brought[1:] == [{**held[5], "rollback": True}]
+    asked = Programs(("Healthy", False), tested=REFUSED)
+    asked.of = dict(held)
+    with pytest.raises(NotServed):
+        promoter(asked).heal("5" * 64)
+    assert asked.brought == [{**held[4], "rollback": True}]
+
+
 def test_what_served_before_and_does_not_come_back_is_said(chart: Path) -> None:
     asked = Programs(("Healthy", False), ("Degraded", False), values=BEFORE, tested=REFUSED)
     with pytest.raises(NotServed, match="pod toy-test failed; what served before does not come back: metric shift"):
         replace(promoter(asked), chart=chart).deploy({**VALUES, "release": release(3)})
+
+
+@pytest.mark.parametrize(("values", "back"), [(VALUES, "helm upgrade"), ({"release": RELEASE}, "helm rollback")])
+def test_a_way_back_that_helm_refuses_hides_not_why_it_was_taken(values: Any, back: str) -> None:
+    asked = Programs(("Healthy", False), values=values, tested=REFUSED)
+    asked.refuses = {back: "Error: admission webhook said no"}
+    with pytest.raises(NotServed, match="pod toy-test failed; what served before does not come back: admission webhook said no") as caught:
+        promoter(asked).heal(ARRIVED)
+    assert (caught.value.state, caught.value.deployed) == (State.FAILED, promoter(asked)._deployed(5, values))
+    asked.refuses = {back: "Error: dial tcp 10.0.0.1:443: connect: connection refused"}
+    with pytest.raises(Temporary):
+        promoter(asked).heal(ARRIVED)
 
 
 def test_the_way_back_from_a_refused_release_goes_on_where_it_was_killed() -> None:
@@ -191,8 +278,43 @@ def test_what_argo_rollouts_has_not_seen_yet_says_nothing() -> None:
 def test_a_canary_that_never_ends_is_taken_back() -> None:
     asked = Programs(("Progressing", False))
     with pytest.raises(NotServed) as caught:
-        promoter(asked, minutes=0)._follow_canary(promoter(asked)._deployed(5, VALUES), 4)
+        promoter(asked, minutes=0)._follow_canary(VALUES, promoter(asked)._deployed(5, VALUES), 4)
     assert caught.value.state is State.ABORTED
+
+
+def test_all_of_a_release_has_one_time_of_which_each_part_gets_what_is_left(chart: Path) -> None:
+    asked = Programs(*[("Progressing", False)] * 9, ("Healthy", False), tested=REFUSED)
+    asked.took = {"helm upgrade": 300, "kubectl get rollout": 60, "helm test": 200}
+    with pytest.raises(NotServed, match="helm test"):
+        replace(promoter(asked, minutes=60), chart=chart).deploy(VALUES)
+    assert asked.timeouts() == [("upgrade", 3000), ("test", 3000 - 300 - 600), ("upgrade", 3600 - 300 - 600 - 200)]
+
+
+def test_a_canary_that_used_all_its_time_leaves_enough_for_the_way_back(chart: Path) -> None:
+    asked = Programs(("Progressing", False))
+    asked.took = {"helm upgrade": 300, "kubectl get rollout": 60}
+    with pytest.raises(NotServed, match="the canary was taken back: metric shift"):
+        replace(promoter(asked, minutes=60), chart=chart).deploy(VALUES)
+    assert asked.time <= 3600 - helm.RESERVE + 60
+    (_, left) = asked.timeouts()[-1]
+    assert helm.RESERVE - 60 <= left <= helm.RESERVE
+    asked.asked.clear()
+    with pytest.raises(NotServed, match="the canary was taken back: metric shift"):
+        replace(promoter(asked, minutes=60), chart=chart).heal(ARRIVED)
+    assert asked.timeouts()[-1][1] >= helm.RESERVE - 60, "it has a time of its own"
+
+
+def test_what_goes_back_by_itself_has_half_of_the_time_for_it(chart: Path) -> None:
+    asked = Programs()
+    asked.took = {"helm upgrade": 600}
+    replace(promoter(asked, minutes=60), chart=chart).deploy({"release": RELEASE})
+    assert asked.timeouts() == [("upgrade", 1800), ("test", 3000 - 600)]
+
+
+def test_helm_is_never_given_no_time_which_is_no_limit() -> None:
+    asked = Programs()
+    promoter(asked, minutes=0)._back(4)
+    assert asked.timeouts() == [("rollback", 1)]
 
 
 def test_what_is_recorded_is_complete() -> None:

@@ -9,6 +9,7 @@ import pytest
 from ruamel.yaml import YAML
 
 from tests.promote.world import KEYS, WHY, because, policies, raw
+from workflows.compile.promotion import RELEASE_TIMEOUT
 from workflows.errors import BadInput
 from workflows.promote.policy import parse, read
 
@@ -86,6 +87,8 @@ def test_the_file_reads_as_what_it_says(tmp_path: Path) -> None:
 def test_this_repositorys_own_policies() -> None:
     """Production asks for two people and for staging; and while no key is listed, nobody gets in."""
     found = read(ROOT / "params/environments.yaml")
+    longest = max(e.longest_minutes.value for e in found.environments.values())
+    assert (2 * longest + 30) * 60 <= RELEASE_TIMEOUT, "a pod puts right what died and then releases: neither is cut off"
     assert set(found.environments) == {"dev", "staging", "prod"}
     prod = found.environments["prod"]
     assert (prod.after.value, sum(n.count for n in prod.approvals)) == ("staging", 2)

@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 from tests.promote.world import KEYS, NOW, SIGNERS, Office, because, failing, office, policies, run_in, stamp
+from workflows import cli_promote
 from workflows.errors import BadInput, CountersignError, GateRefused, NotVerified, Temporary
 from workflows.promote import ledger
 from workflows.promote.deployer import NotServed
@@ -189,6 +190,27 @@ def test_of_two_who_ask_to_go_back_from_the_same_release_one_does(bank: Office) 
     assert serving(bank) == B
 
 
+def test_a_rollback_that_is_typed_leaves_the_good_release_where_it_puts_right_a_dead_promotion(
+    bank: Office, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What somebody saw was the dead one's canary. It is taken back first, and the next to go would be the good one."""
+    for run in (A, B):
+        promote(bank.desk(), asked(run))
+    bank.fake.fails, bank.fake.arrives = Killed(), False  # type: ignore[assignment]
+    with pytest.raises(Killed):
+        promote(bank.desk(holder=f"{platform.node()} process 999999999"), asked(C))
+    bank.fake.fails, bank.fake.left = failing("the canary was taken back: p99", State.ABORTED), "canary"
+    monkeypatch.setattr(cli_promote, "opened", lambda _: bank.store)
+    monkeypatch.setattr(cli_promote, "_policies", lambda _: bank.policies)
+    monkeypatch.setattr(cli_promote, "at_desk", lambda *_: bank.desk())
+    with pytest.raises(GateRefused, match="promotion 3 ended as aborted after this rollback was asked for; release 2 of toy serves"):
+        cli_promote.rollback("prod")
+    assert (serving(bank), len(bank.desk().ledger.read())) == (B, 3)
+    bank.fake.fails, bank.fake.arrives = None, True
+    cli_promote.rollback("prod")
+    assert serving(bank) == A
+
+
 def revoke(bank: Office, _: str) -> None:
     bank.policies = policies(
         lambda r: r.update(revoked=[{"key": KEYS["pipeline"], "because": "it leaked from a pod"}]), deploy=because("helm")
@@ -308,6 +330,51 @@ def test_the_same_workflow_started_again_goes_on_at_once(bank: Office) -> None:
         promote(bank.desk(holder="workflow 1"), asked(A))
     bank.fake.fails = None
     assert promote(bank.desk(holder="workflow 1"), asked(A)).unchanged, "it had arrived"
+
+
+def refused_with_its_pod(bank: Office, state: State, holder: str) -> None:
+    """A promotion of B that died, and what came of it says so: it was before applicants and taken back."""
+    before = promote(bank.desk(), asked(A)).entry.ended
+    assert before
+    bank.fake.fails, bank.fake.arrives = Killed(), False  # type: ignore[assignment]
+    with pytest.raises(Killed):
+        promote(bank.desk(holder=holder), asked(B))
+    bank.fake.fails, bank.fake.left = NotServed("p99 over 200 ms", state=state, deployed=before.deployed), "canary"
+
+
+@pytest.mark.parametrize("state", [State.ABORTED, State.FAILED])
+@pytest.mark.parametrize("meanwhile", [False, True])
+def test_what_was_refused_is_not_brought_again_by_the_same_workflow(bank: Office, state: State, *, meanwhile: bool) -> None:
+    """Its pod is started again, whatever it died of: applicants would be answered by the refused model once more."""
+    refused_with_its_pod(bank, state, "workflow 1")
+    if meanwhile:
+        heal(bank.desk(holder="workflow 1"))
+        bank.fake.fails, bank.fake.arrives = None, True
+        promote(bank.desk(holder="workflow 2"), asked(C))
+    told = len(bank.fake.told)
+    for _ in range(2):
+        with pytest.raises(GateRefused, match=f"promotion 2 of this workflow ended as {state}: its process died; p99 over 200 ms"):
+            promote(bank.desk(holder="workflow 1"), asked(B))
+    assert len(bank.fake.told) == told
+    bank.fake.fails, bank.fake.arrives = None, True
+    assert not promote(bank.desk(holder="workflow 3"), asked(B)).unchanged, "whoever submits it again gets a new try"
+
+
+def test_what_was_refused_is_tried_again_where_a_person_types_it(bank: Office) -> None:
+    """Processes' numbers come again, in containers at once."""
+    holder = f"{platform.node()} process 999999999"
+    refused_with_its_pod(bank, State.ABORTED, holder)
+    heal(bank.desk(holder=holder))
+    bank.fake.fails, bank.fake.arrives = None, True
+    assert not promote(bank.desk(holder=holder), asked(B)).unchanged
+
+
+def test_what_never_came_before_anybody_is_tried_again_by_the_same_workflow(bank: Office) -> None:
+    bank.fake.fails, bank.fake.arrives = failing("helm: no such image", State.FAILED), False
+    with pytest.raises(NotServed):
+        promote(bank.desk(holder="workflow 1"), asked(A))
+    bank.fake.fails, bank.fake.arrives = None, True
+    assert promote(bank.desk(holder="workflow 1"), asked(A)).entry.sequence == 2
 
 
 def test_of_two_promotions_at_once_one_prevails(bank: Office) -> None:

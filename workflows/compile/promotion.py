@@ -28,7 +28,8 @@ FILES = "/etc/countersign"
 SETTINGS = "countersign-promotion"
 ASKED = {"check": ("run", "challenger", "share"), "release": ("run", "challenger", "share", "reason"), "back": ("pipeline", "reason")}
 """Task -> parameters of the workflow that it is told."""
-RELEASE_TIMEOUT = 2 * 3600  # seconds: longer than any policy's longest_minutes would be sensible
+RELEASE_TIMEOUT = 3 * 3600
+"""Seconds: a policy's `longest_minutes` twice, for what a dead release left and for the release itself, and time to verify runs."""
 ASKED_AT = Env(name="COUNTERSIGN_ASKED_AT", value="{{workflow.creationTimestamp.RFC3339}}")
 """A rollback that waits its turn must know what ended since: what it was to take away may be gone."""
 WAITING = 7 * 24 * 3600  # seconds that it waits for whoever must approve

@@ -10,7 +10,7 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from pathlib import Path
 
 from workflows.errors import BadInput, GateRefused, Problem
@@ -103,15 +103,13 @@ def _share() -> float:
 
 
 def _asked_at() -> datetime | None:
-    """The latest moment at which the workflow may have been made; None from a template that does not say it.
-
-    Kubernetes notes whole seconds, and what ended within that second was there to be seen.
-    """
+    """When the workflow was made; None from a template that does not say it."""
     said = os.environ.get(ASKED_AT)
     if not said:
         return None
     try:
-        return datetime.fromisoformat(said).astimezone(UTC) + timedelta(seconds=1)
+        # Kubernetes cuts off what is less than a second. Too early costs a refusal with the command to type; too late, a good release.
+        return datetime.fromisoformat(said).astimezone(UTC)
     except ValueError:
         raise BadInput(Problem(what="not a moment", where=ASKED_AT, expected="as RFC 3339 has it", got=said[:40])) from None
 

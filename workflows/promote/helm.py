@@ -32,6 +32,7 @@ ADMITTED = 3  # releases of a pipeline that may have pods at one time: the one t
 KEPT = 20  # revisions: how far back `helm history` tells
 HEALTHY = "Healthy"
 PENDING_ROLLBACK = "pending-rollback"
+RESERVE = 10 * 60.0  # seconds kept for the way back: a canary that used all of its time is still taken back; half, where there is less
 EVERY = 2.0  # seconds between two looks at a canary
 AWAY = ("connection refused", "i/o timeout", "no route to host", "TLS handshake timeout", "context deadline exceeded", "etcdserver")
 BUSY = "another operation (install/upgrade/rollback) is in progress"
@@ -58,9 +59,16 @@ class Helm:
     namespace: str
     chart: Path
     minutes: int
-    """How long anything may take, all together."""
+    """How long all of one `deploy` or `heal` may take, the way back included: after that, others take the release for dead.
+
+    Helm holds each single thing that it waits for to the time that it is given, so one with several hooks may be over it.
+    """
     context: str | None = None
     run: Run | None = None
+    clock: Callable[[], float] = time.monotonic
+
+    def __post_init__(self) -> None:
+        self._start()
 
     @classmethod
     def found(cls, root: Path, pipeline: str, *, namespace: str, context: str | None, minutes: int) -> Helm:
@@ -75,6 +83,7 @@ class Helm:
         return cls(release=argo_name(pipeline), namespace=namespace, chart=chart, minutes=minutes, context=context)
 
     def heal(self, release: str) -> str:
+        self._start()
         status = self._status()
         if status == "deployed":
             return self._heal_arrived(release)
@@ -105,9 +114,9 @@ class Helm:
         deployed, before = self._deployed(revision, values), self._revision_that("superseded")
         on_its_way = _has_canary(values) and self._rollout()["phase"] != HEALTHY
         if on_its_way:
-            self._follow_canary(deployed, before)
+            self._follow_canary(values, deployed, before)
         self._test(deployed, before)
-        return "its canary went on by itself" if on_its_way else ""
+        return f"{_what_goes(values, 'its')} went on by itself" if on_its_way else ""
 
     def installed(self) -> Installed | None:
         if self._status() != "deployed":
@@ -119,10 +128,12 @@ class Helm:
         return Installed(release=_release_in(values), deployed=self._deployed(revision, values))
 
     def deploy(self, values: Mapping[str, Any]) -> Deployed:
+        self._start()
         before = self._revision_that("deployed")
         values = self._complete(values)
         self._admit(str(values["release"]), None if before is None else self._values(before).get("release"))
-        said = self._upgrade(values)
+        # Where Helm goes back by itself, it takes as long again for that.
+        said = self._upgrade(values, self._time if _has_canary(values) else self._time_back / 2)
         if said.code:
             error = self._explained(said, "upgrade")
             if isinstance(error, Temporary):
@@ -130,7 +141,7 @@ class Helm:
             raise NotServed(f"helm: {_last_line(said.err)}", state=State.FAILED, hint="what served before serves on")
         deployed = self._deployed(self._revision(), values)
         if _has_canary(values):
-            self._follow_canary(deployed, before)
+            self._follow_canary(values, deployed, before)
         self._test(deployed, before)
         return deployed
 
@@ -142,47 +153,59 @@ class Helm:
     def _admit(self, release: str, serving: str | None) -> None:
         """Let this release into the namespace: the cluster's admission policy compares pods with what stands in this list.
 
-        What serves stays in it, however many after it came to nothing: its next pod, and the way back, are compared as well.
+        What serves stays in it, however many after it came to nothing: its next pod, and the way back, are compared as well. Where
+        somebody took it out, it is put back.
         """
         name, said = "configmap", self._try_kubectl("get", "configmap", APPROVED, "-o", "json")
-        told = json.loads(release)["release"]
-        key = f"{self.release}.{told['sequence']}"
+        key = f"{self.release}.{json.loads(release)['release']['sequence']}"
+        let_in = {**self._listed_as(serving), key: release}
         if said.code and "NotFound" in said.err:
-            self._kubectl("create", name, APPROVED, f"--from-literal={key}={release}")
+            self._kubectl("create", name, APPROVED, *(f"--from-literal={k}={text}" for k, text in let_in.items()))
             return
         if said.code:
             raise self._explained(said, "kubectl get")
         listed = json.loads(said.out).get("data") or {}
         mine = sorted((k for k in listed if k.startswith(f"{self.release}.")), key=_sequence)
-        stay = {key, *(k for k in mine if listed[k] == serving)}
+        if already := {k for k in mine if listed[k] == serving}:
+            let_in = {key: release}
+        stay = {*let_in, *already}
         others = [k for k in mine if k not in stay]
         gone = others[: max(0, len(stay) + len(others) - ADMITTED)]
-        change = {"data": {key: release, **dict.fromkeys(gone)}}
+        change = {"data": {**let_in, **dict.fromkeys(gone)}}
         self._kubectl("patch", name, APPROVED, "--type=merge", "-p", json.dumps(change))
 
-    def _upgrade(self, values: Mapping[str, Any]) -> Said:
+    def _listed_as(self, serving: str | None) -> dict[str, str]:
+        """What serves, under its own number; nothing where it is no release of this pipeline, as where somebody installed it by hand."""
+        try:
+            told = json.loads(serving or "")
+            mine, sequence = argo_name(told["pipeline"]) == self.release, int(told["release"]["sequence"])
+        except (AttributeError, KeyError, TypeError, ValueError):
+            return {}
+        return {f"{self.release}.{sequence}": str(serving)} if mine else {}
+
+    def _upgrade(self, values: Mapping[str, Any], seconds: float) -> Said:
         # A canary takes as long as its analysis: Helm would wait for all of it, and take back by itself what analysis keeps.
         how = ["--wait=hookOnly"] if _has_canary(values) else ["--rollback-on-failure"]
         with tempfile.NamedTemporaryFile("w", suffix=".json", prefix="values-") as file:
             file.write(canonical.encode(dict(values)).decode())
             file.flush()
             words = ["upgrade", "--install", self.release, str(self.chart), "--values", file.name, "--reset-values"]
-            return self._try(*words, *how, "--timeout", self._time, "--history-max", str(KEPT))
+            return self._try(*words, *how, "--timeout", _timeout(seconds), "--history-max", str(KEPT))
 
-    def _follow_canary(self, deployed: Deployed, before: int | None) -> None:
+    def _follow_canary(self, values: Mapping[str, Any], deployed: Deployed, before: int | None) -> None:
         """Until analysis has said yes to all of it, or no."""
-        if why := self._why_not_healthy():
+        if why := self._why_not_healthy(self._time):
             self._back(before)
-            raise NotServed(f"the canary was taken back: {why}", state=State.ABORTED, deployed=deployed)
+            raise NotServed(f"{_what_goes(values, 'the')} was taken back: {why}", state=State.ABORTED, deployed=deployed)
 
-    def _why_not_healthy(self) -> str:
+    def _why_not_healthy(self, seconds: float) -> str:
         """Once Argo Rollouts has come to an end with it, or its time is over; empty where all of it is healthy."""
-        deadline = time.monotonic() + self.minutes * 60
+        until = self.clock() + seconds
         while True:
             status = self._rollout()
             if status["phase"] == HEALTHY:
                 return ""
-            if status["aborted"] or status["phase"] == "Degraded" or time.monotonic() > deadline:
+            if status["aborted"] or status["phase"] == "Degraded" or self.clock() >= until:
                 return str(status["message"] or status["phase"] or "Argo Rollouts says nothing of it")
             time.sleep(EVERY)
 
@@ -195,7 +218,7 @@ class Helm:
         return {"phase": phase, "message": status.get("message", ""), "aborted": bool(status.get("abort")) and seen}
 
     def _test(self, deployed: Deployed, before: int | None) -> None:
-        said = self._try("test", self.release, "--timeout", self._time, "--logs")
+        said = self._try("test", self.release, "--timeout", _timeout(self._time), "--logs")
         if said.code:
             wrong = self._back_from_whole(before)
             why = f"helm test: {_last_line(said.err)}{f'; what served before does not come back: {wrong}' if wrong else ''}"
@@ -209,18 +232,24 @@ class Helm:
         """
         values = {} if revision is None else self._values(revision)
         if not _has_canary(values):
-            self._back(revision)
+            try:
+                self._back(revision)
+            except BadInput as error:
+                return str(error.problems[0].what)
             return ""
-        said = self._upgrade({**values, "rollback": True})
+        said = self._upgrade({**values, "rollback": True}, self._time_back)
         if said.code:
-            raise self._explained(said, "upgrade")
-        return self._why_not_healthy()
+            explained = self._explained(said, "upgrade")
+            if isinstance(explained, Temporary):
+                raise explained
+            return _last_line(said.err)
+        return self._why_not_healthy(self._time_back)
 
     def _back(self, revision: int | None) -> None:
         if revision is None:
-            self._ask("uninstall", self.release, "--ignore-not-found", "--wait", "--timeout", self._time)
+            self._ask("uninstall", self.release, "--ignore-not-found", "--wait", "--timeout", _timeout(self._time_back))
         else:
-            self._ask("rollback", self.release, str(revision), "--timeout", self._time, "--history-max", str(KEPT))
+            self._ask("rollback", self.release, str(revision), "--timeout", _timeout(self._time_back), "--history-max", str(KEPT))
 
     def _deployed(self, revision: int, values: Mapping[str, Any]) -> Deployed:
         sha = digest.of_bytes(canonical.encode(dict(values))).sha256
@@ -252,9 +281,18 @@ class Helm:
     def _values(self, revision: int) -> dict[str, Any]:
         return dict(json.loads(self._ask("get", "values", self.release, "--revision", str(revision), "-o", "json").out) or {})
 
+    def _start(self) -> None:
+        self._ends = self.clock() + self.minutes * 60
+
     @property
-    def _time(self) -> str:
-        return f"{self.minutes}m"
+    def _time(self) -> float:
+        """Seconds that are left to bring something, without what is kept for the way back."""
+        return max(self._time_back - min(RESERVE, self.minutes * 60 / 2), 0.0)
+
+    @property
+    def _time_back(self) -> float:
+        """Seconds that are left of all of it."""
+        return max(self._ends - self.clock(), 0.0)
 
     def _where(self, option: str) -> list[str]:
         return ["--namespace", self.namespace, *([option, self.context] if self.context else [])]
@@ -286,6 +324,11 @@ class Helm:
         return BadInput(problem)
 
 
+def _timeout(seconds: float) -> str:
+    """As Helm wants it, to which 0 is no limit at all."""
+    return f"{max(int(seconds), 1)}s"
+
+
 def _sequence(key: str) -> int:
     number = key.rpartition(".")[2]
     return int(number) if number.isdecimal() else 0
@@ -302,6 +345,11 @@ def _over(own: Any, given: Any) -> Any:
 
 def _has_canary(values: Mapping[str, Any]) -> bool:
     return bool(values.get("canary", {}).get("enabled"))
+
+
+def _what_goes(values: Mapping[str, Any], whose: str) -> str:
+    """What is followed, in words: a rollback goes without steps, and has no canary."""
+    return "it" if values.get("rollback") else f"{whose} canary"
 
 
 def _release_in(values: Mapping[str, Any]) -> str | None:

@@ -26,6 +26,7 @@ from workflows.run.session import now as clock_of_here
 from workflows.run.store.interface import Store
 
 CHAMPION, CHALLENGER = "champion", "challenger"
+WORKFLOW = "workflow "  # what a holder begins with that is one
 MOST = 0.9  # share of a challenger: with more it would be the champion
 
 
@@ -130,6 +131,8 @@ def promote(desk: Desk, asked: Sequence[Asked], *, reason: str = "") -> Promoted
     if wrong := wrong_shares(variants):
         raise BadInput(Problem(what=wrong, where="variants"))
     entries = _of_pipeline(desk.ledger.read(), evidence.pipeline)
+    if refused := _refused_here(desk, entries, variants):
+        raise refused
     if (serving := ledger.serving(entries)) and serving[-1].variants == variants and _still_there(desk, serving[-1]):
         return Promoted(entry=serving[-1], unchanged=True, healed=healed)
     counted = tuple(sorted({sha for x in looked.values() for sha in x.judgement.counted}))
@@ -198,7 +201,7 @@ def only_pipeline(desk: Desk) -> str:
 def holder_here() -> str:
     """This process, for whoever wonders later whether it is still at it. In a workflow: the workflow, whose pods may be many."""
     workflow = os.environ.get("COUNTERSIGN_WORKFLOW")
-    return f"workflow {workflow}" if workflow else f"{platform.node()} process {os.getpid()}"
+    return f"{WORKFLOW}{workflow}" if workflow else f"{platform.node()} process {os.getpid()}"
 
 
 def asked_of(run: str, challenger: str | None, share: float) -> list[Asked]:
@@ -245,6 +248,20 @@ def _still_there(desk: Desk, serving: Entry) -> bool:
         return True
     there = desk.deployer(serving.begun.pipeline).installed()
     return there is not None and there.release == serving.sha256
+
+
+def _refused_here(desk: Desk, entries: Sequence[Entry], variants: tuple[Variant, ...]) -> GateRefused | None:
+    """What this workflow brought already and was refused, before applicants or by its test: only its pod is started again.
+
+    Where it never came so far, it is tried again; and a process of its own is a person, who may.
+    """
+    own = [e for e in entries if e.begun.holder == desk.holder and e.variants == variants and e.begun.kind is Kind.PROMOTION]
+    if not desk.holder.startswith(WORKFLOW) or not own or (ended := own[-1].ended) is None:
+        return None
+    if ended.state is not State.ABORTED and (ended.state is not State.FAILED or ended.deployed is None):
+        return None
+    what = f"promotion {own[-1].sequence} of this workflow ended as {ended.state}: {ended.reason}"
+    return GateRefused(Problem(what=what, where=desk.environment), hint=f"see what serves: countersign history --env {desk.environment}")
 
 
 def _gone_since(entries: Sequence[Entry], moment: datetime) -> list[Entry]:
