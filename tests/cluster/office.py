@@ -198,7 +198,7 @@ class Office:
         pipeline = {f"pipeline {n}": key for n, key in enumerate(self.runs.keys, 1)}
         common = {"pipelines": {"loan_approval": "model"}, "gates": because(list(self.runs.gates))}
         staging = environment(approvals=[], released_by=because("anyone"), **common)
-        usual = {"deploy": because("workflow"), "after": because("staging"), "longest_minutes": because(6)}
+        usual = {"deploy": because("workflow"), "after": because("staging"), "longest_minutes": because(10)}
         prod = environment(namespace=because(self.space.name), **{**common, **usual, **more})
         self.bank.decide({"pipeline": pipeline, **people}, {"staging": staging, "prod": prod})
 

@@ -85,7 +85,7 @@ def chart(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def helm(cluster: None, chart: Path) -> Iterator[Helm]:  # noqa: ARG001
     kubectl("delete", "namespace", SPACE, "--ignore-not-found")
     kubectl("create", "namespace", SPACE)
-    yield Helm(release="loan-approval", namespace=SPACE, chart=chart, minutes=2)
+    yield Helm(release="loan-approval", namespace=SPACE, chart=chart, minutes=3)
     kubectl("delete", "namespace", SPACE, "--wait=false")
 
 
@@ -175,7 +175,7 @@ def killed(helm: Helm, does: str, *words: str) -> None:
     """What a `Helm` does, in a process group that is killed once Helm is at it."""
     text = (
         "import json, pathlib, sys; from workflows.promote.helm import Helm;"
-        f"Helm(release='loan-approval', namespace='{SPACE}', chart=pathlib.Path(sys.argv[1]), minutes=2).{does}"
+        f"Helm(release='loan-approval', namespace='{SPACE}', chart=pathlib.Path(sys.argv[1]), minutes=3).{does}"
     )
     words = (sys.executable, "-c", text, str(helm.chart), *words)
     process = subprocess.Popen(words, cwd=ROOT, start_new_session=True, stderr=subprocess.DEVNULL)
