@@ -10,11 +10,11 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from datetime import UTC, datetime
+from datetime import datetime
 from pathlib import Path
 
 from workflows.errors import BadInput, GateRefused, Problem
-from workflows.promote import policy, promoting
+from workflows.promote import approving, policy, promoting
 from workflows.promote.desk import Target, at_desk
 from workflows.promote.promoting import Desk
 from workflows.run import journal
@@ -104,14 +104,9 @@ def _share() -> float:
 
 def _asked_at() -> datetime | None:
     """When the workflow was made; None from a template that does not say it."""
+    # Kubernetes cuts off what is less than a second. Too early costs a refusal with the command to type; too late, a good release.
     said = os.environ.get(ASKED_AT)
-    if not said:
-        return None
-    try:
-        # Kubernetes cuts off what is less than a second. Too early costs a refusal with the command to type; too late, a good release.
-        return datetime.fromisoformat(said).astimezone(UTC)
-    except ValueError:
-        raise BadInput(Problem(what="not a moment", where=ASKED_AT, expected="as RFC 3339 has it", got=said[:40])) from None
+    return approving.moment(said, ASKED_AT) if said else None
 
 
 TASKS = {"check": _check, "release": _release, "back": _back}
