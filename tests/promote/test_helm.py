@@ -257,16 +257,51 @@ PENDING: list[tuple[list[tuple[str, str]], str]] = [
     ([("superseded", ""), ("deployed", ""), ("pending-upgrade", "")], "rollback toy 2 "),
     ([("superseded", ""), ("deployed", "the canary that was aborted"), ("pending-rollback", "Rollback to 1")], "rollback toy 3 "),
     ([("failed", ""), ("pending-install", "")], "uninstall toy "),
+    ([("deployed", ""), ("superseded", "what Helm went back from"), ("failed", "Rollback to 1")], "rollback toy 1 "),
+    ([("superseded", ""), ("deployed", ""), ("failed", "an upgrade")], "rollback toy 2 "),
 ]
 
 
-@pytest.mark.parametrize(("states", "asked_for"), PENDING, ids=["upgrade", "rollback", "install"])
+@pytest.mark.parametrize(("states", "asked_for"), PENDING, ids=["upgrade", "rollback", "install", "way back", "refused"])
 def test_what_a_killed_helm_left_goes_back_to_what_served(states: list[tuple[str, str]], asked_for: str) -> None:
     """Never to what a rollback was leading away from, though Helm lists it as deployed until the rollback ends."""
     history = [{"revision": n, "status": s, "description": d} for n, (s, d) in enumerate(states, 1)]
     asked = Programs(status=states[-1][0], history=history)
     assert promoter(asked).heal(ARRIVED).startswith(f"Helm was at {states[-1][0]}")
     assert [a for a in asked.asked if a.startswith(f"helm {asked_for}")], asked.asked
+
+
+NOT_READY = """\
+Error: UPGRADE FAILED: release toy failed: resource Deployment/prod/toy not ready. status: InProgress, message: Replicas: 0/1
+context deadline exceeded
+"""
+
+
+@pytest.mark.parametrize("values", [VALUES, {"release": RELEASE}], ids=["canary", "at once"])
+def test_what_helm_did_not_put_back_is_put_back(chart: Path, values: Any) -> None:
+    """One glance at a Deployment that has not begun to recover, and Helm calls its own way back failed."""
+    history = [{"revision": n, "status": s} for n, s in enumerate(("superseded", "deployed", "superseded", "failed"), 1)]
+    asked = Programs(("Healthy", False), history=history, status="failed", values=values)
+    asked.refuses = {"helm upgrade": NOT_READY}
+    with pytest.raises(NotServed, match=r"^helm: UPGRADE FAILED: .* message: Replicas: 0/1$") as caught:
+        replace(promoter(asked), chart=chart).deploy(values)
+    assert caught.value.hint == "what served before serves on"
+    assert [a for a in asked.asked if a.startswith("helm rollback toy 2 ")], asked.asked
+    asked.refuses["helm rollback"] = "Error: admission webhook said no"
+    with pytest.raises(NotServed, match="Replicas: 0/1; what served before does not come back: admission webhook said no") as caught:
+        replace(promoter(asked), chart=chart).deploy(values)
+    assert not caught.value.hint
+    asked.refuses["helm rollback"] = "Error: dial tcp 10.0.0.1:443: connect: connection refused"
+    with pytest.raises(Temporary):
+        replace(promoter(asked), chart=chart).deploy(values)
+
+
+def test_what_helm_put_back_by_itself_is_let_alone(chart: Path) -> None:
+    asked = Programs(values=WHAT_SERVED)
+    asked.refuses = {"helm upgrade": NOT_READY}
+    with pytest.raises(NotServed):
+        replace(promoter(asked), chart=chart).deploy(WHAT_SERVED)
+    assert not [a for a in asked.asked if a.startswith("helm rollback")]
 
 
 def test_what_argo_rollouts_has_not_seen_yet_says_nothing() -> None:

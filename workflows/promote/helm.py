@@ -36,6 +36,7 @@ RESERVE = 10 * 60.0  # seconds kept for the way back: a canary that used all of 
 EVERY = 2.0  # seconds between two looks at a canary
 AWAY = ("connection refused", "i/o timeout", "no route to host", "TLS handshake timeout", "context deadline exceeded", "etcdserver")
 BUSY = "another operation (install/upgrade/rollback) is in progress"
+NOT_READY = " not ready. status: "  # Helm on what it waited for
 NONE = "not found"
 
 
@@ -87,14 +88,14 @@ class Helm:
         status = self._status()
         if status == "deployed":
             return self._heal_arrived(release)
-        if status is None or not status.startswith("pending-"):
+        if status != "failed" and not (status or "").startswith("pending-"):
             return ""
         if status == PENDING_ROLLBACK or self._leads_back(release):
             # Until a rollback ends, what it leads away from is listed as deployed, so the newest that served is the wrong one. The
             # pending revision holds what it leads to.
             self._back(self._revision())
             return f"Helm was at {status}: what it was going back to was brought again"
-        back = self._revision_that("deployed", "superseded")
+        back = self._revision_before()
         self._back(back)
         if back is None:
             return f"Helm was at {status}, with nothing before it: it was taken away"
@@ -129,7 +130,7 @@ class Helm:
 
     def deploy(self, values: Mapping[str, Any]) -> Deployed:
         self._start()
-        before = self._revision_that("deployed")
+        before = self._revision_before()
         values = self._complete(values)
         self._admit(str(values["release"]), None if before is None else self._values(before).get("release"))
         # Where Helm goes back by itself, it takes as long again for that.
@@ -138,7 +139,9 @@ class Helm:
             error = self._explained(said, "upgrade")
             if isinstance(error, Temporary):
                 raise error
-            raise NotServed(f"helm: {_last_line(said.err)}", state=State.FAILED, hint="what served before serves on")
+            wrong = self._put_back(before)
+            why = f"helm: {_last_line(said.err)}{_still(wrong)}"
+            raise NotServed(why, state=State.FAILED, hint="" if wrong else "what served before serves on")
         deployed = self._deployed(self._revision(), values)
         if _has_canary(values):
             self._follow_canary(values, deployed, before)
@@ -221,8 +224,7 @@ class Helm:
         said = self._try("test", self.release, "--timeout", _timeout(self._time), "--logs")
         if said.code:
             wrong = self._back_from_whole(before)
-            why = f"helm test: {_last_line(said.err)}{f'; what served before does not come back: {wrong}' if wrong else ''}"
-            raise NotServed(why, state=State.FAILED, deployed=deployed)
+            raise NotServed(f"helm test: {_last_line(said.err)}{_still(wrong)}", state=State.FAILED, deployed=deployed)
 
     def _back_from_whole(self, revision: int | None) -> str:
         """Back from what serves everybody; why what served before is not healthy again, or nothing.
@@ -232,11 +234,7 @@ class Helm:
         """
         values = {} if revision is None else self._values(revision)
         if not _has_canary(values):
-            try:
-                self._back(revision)
-            except BadInput as error:
-                return str(error.problems[0].what)
-            return ""
+            return self._why_not_back(revision)
         said = self._upgrade({**values, "rollback": True}, self._time_back)
         if said.code:
             explained = self._explained(said, "upgrade")
@@ -244,6 +242,21 @@ class Helm:
                 raise explained
             return _last_line(said.err)
         return self._why_not_healthy(self._time_back)
+
+    def _put_back(self, before: int | None) -> str:
+        """What a refused upgrade left, back to what served before; why that does not come, or nothing.
+
+        Helm goes back by itself, waits, and calls its way back failed over one look at a Deployment that has not begun to recover:
+        to Kubernetes that is past its deadline until it has. A canary's upgrade does not go back by itself.
+        """
+        return self._why_not_back(before) if self._status() == "failed" else ""
+
+    def _why_not_back(self, revision: int | None) -> str:
+        try:
+            self._back(revision)
+        except BadInput as error:
+            return str(error.problems[0].what)
+        return ""
 
     def _back(self, revision: int | None) -> None:
         if revision is None:
@@ -277,6 +290,13 @@ class Helm:
     def _revision_that(self, *states: str) -> int | None:
         """The newest revision in one of these states; None where there is none."""
         return max((int(r["revision"]) for r in self._revisions() if r["status"] in states), default=None)
+
+    def _revision_before(self) -> int | None:
+        """What serves, whatever began after it; None where nothing ever did.
+
+        What Helm could not go back from may be listed as superseded, like what served once. So that comes second.
+        """
+        return self._revision_that("deployed") or self._revision_that("superseded")
 
     def _values(self, revision: int) -> dict[str, Any]:
         return dict(json.loads(self._ask("get", "values", self.release, "--revision", str(revision), "-o", "json").out) or {})
@@ -319,7 +339,7 @@ class Helm:
         problem = Problem(what=_last_line(said.err) or f"exit code {said.code}", where=f"helm {what} of {self.namespace}/{self.release}")
         if BUSY in said.err:
             return Temporary(problem, hint="somebody is at it, or died at it: the same command again puts it right after its time")
-        if any(word in said.err for word in AWAY):
+        if NOT_READY not in said.err and any(word in said.err for word in AWAY):
             return Temporary(problem, hint="the cluster does not answer: try again")
         return BadInput(problem)
 
@@ -367,5 +387,11 @@ def _call(words: Sequence[str]) -> Said:
     return Said(code=done.returncode, out=done.stdout, err=done.stderr)
 
 
+def _still(wrong: str) -> str:
+    return f"; what served before does not come back: {wrong}" if wrong else ""
+
+
 def _last_line(text: str) -> str:
-    return next((line.removeprefix("Error: ").strip() for line in reversed(text.splitlines()) if line.strip()), "")
+    """What is wrong. Where Helm waited in vain, it says so after what it waited for."""
+    lines = [line.removeprefix("Error: ").strip() for line in reversed(text.splitlines()) if line.strip()]
+    return next((line for line in lines if NOT_READY in line), lines[0] if lines else "")
