@@ -365,19 +365,30 @@ def test_a_defect_is_logged_and_the_server_goes_on(tmp_path: Path, made: world.M
     assert (bad.status, "secret" in bad.body.decode(), len(said), good.status) == (500, False, 1, 200)
 
 
-def test_nothing_is_decided_before_it_is_ready_or_after_it_was_told_to_go(tmp_path: Path, made: world.Made) -> None:
+def test_nothing_is_decided_before_it_is_ready(tmp_path: Path, made: world.Made) -> None:
     async def work(w: World) -> Any:
         w.state.service = None
         early = [await w.ask(), await w.ask("/v2/health/ready", method="GET"), await w.ask("/v2/models/loan_approval", method="GET")]
-        w.state.service = w.service
-        w.state.draining = True
-        late = await w.ask("/v2/health/ready", method="GET")
-        return early, late, await w.ask("/v2/health/live", method="GET")
+        return early, await w.ask("/v2/health/live", method="GET")
 
-    early, late, live = run(tmp_path, made, work)
+    early, live = run(tmp_path, made, work)
     assert [s.status for s in early] == [503] * 3
     assert early[1].json == {"ready": False, "why": ["models are being loaded and verified"]}
+    assert live.status == 200
+
+
+def test_told_to_go_it_is_not_ready_and_decides_for_whoever_is_still_sent_to_it(tmp_path: Path, made: world.Made) -> None:
+    """A cluster that is slow to hear of it sends requests here for a while."""
+
+    async def work(w: World) -> Any:
+        w.state.draining = True
+        late = await w.ask("/v2/health/ready", method="GET")
+        return late, [await w.ask(), await w.ask(INFER, TENSORS)], await w.ask("/v2/health/live", method="GET")
+
+    late, answered, live = run(tmp_path, made, work)
     assert (late.status, late.json["why"], live.status) == (503, ["the server is being shut down"], 200)
+    for said in answered:
+        assert (said.status, said.headers["connection"]) == (200, "close")
 
 
 def test_the_open_inference_protocol(tmp_path: Path, made: world.Made) -> None:
@@ -472,14 +483,14 @@ def test_errors_of_the_protocol_have_its_member(tmp_path: Path, made: world.Made
     async def work(w: World) -> Any:
         said = [(await w.ask(**how)).json for how, _ in sent]
         others = [(await w.ask(**how)).json for how in elsewhere]
-        w.state.draining = True
+        w.state.service = None
         return said, others, (await w.ask(INFER, TENSORS)).json
 
     said, others, last = run(tmp_path, made, work)
     assert [s["error"] for s in said] == [error for _, error in sent]
     assert all(s["title"] and s["error"].startswith(s["title"]) for s in said)
     assert not any("error" in o for o in others)
-    assert last["error"] == "not ready: the server is being shut down"
+    assert last["error"] == "not ready: models are being loaded and verified"
 
 
 def test_the_description_is_true(tmp_path: Path, made: world.Made) -> None:

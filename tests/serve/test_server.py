@@ -133,9 +133,10 @@ def test_told_to_go_it_finishes_what_goes_on(own: world.Made, tmp_path: Path) ->
         half.close()
         assert b" 200 OK" in answer
         assert b"connection: close" in answer.lower()
+        assert server.ask("/v1/decisions", SENT)[0] == 200, "who is still sent here is answered"
         over.close()
         assert server.stop() == 0
-    assert len(logged(own.store)) == 2
+    assert len(logged(own.store)) == 3
 
 
 @contextmanager

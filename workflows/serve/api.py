@@ -150,8 +150,6 @@ def _models(app: FastAPI, state: State) -> None:
     @app.post(INFER[1], summary="Decide on a row of tensors each", responses=asked_ones)
     async def infer(request: Request, name: str, asked: Inference, version: str | None = None) -> JSONResponse:
         service = known(name, version)
-        if state.draining:
-            raise Refused(503, "not ready", "; ".join(state.problems), retry=1)
         answers = await _decided(service, asked, trace_in(request.scope["headers"]))
         return JSONResponse(protocol.answered(asked, name, str(service.release.sequence), answers))
 

@@ -94,6 +94,7 @@ class State:
         self.service: Service | None = None
         self.why: list[str] = ["models are being loaded and verified"]
         self.draining = False
+        """Told to go, and not ready: but whoever is sent here all the same is answered, and asked to connect elsewhere next time."""
 
     @property
     def problems(self) -> list[str]:
@@ -169,7 +170,7 @@ class Front:
         if scope["method"] != "POST":
             raise Refused(405, "method not allowed", "POST an application")
         service = self.state.service
-        if service is None or self.state.draining:
+        if service is None:
             raise Refused(503, "not ready", "; ".join(self.state.problems), retry=1)
         self._headers(scope)
         data = await self._arrived(scope, receive)
@@ -226,6 +227,8 @@ class Front:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
+                if self.state.draining:
+                    message = {**message, "headers": [*message["headers"], (b"connection", b"close")]}
             await send(message)
 
         try:
