@@ -34,7 +34,7 @@ from tests.serve.world import DECLINED, FEATURES
 from workflows.prove import canonical
 from workflows.run.store.local import LocalStore
 from workflows.serve.log import FLUSH
-from workflows.serve.server import MOST_CONNECTIONS, _aside
+from workflows.serve.server import MOST_CONNECTIONS, STILL_SENT, _aside
 from workflows.serve.shipping import ship, verify_logs
 from workflows.serve.watch import FEWEST
 
@@ -137,6 +137,21 @@ def test_told_to_go_it_finishes_what_goes_on(own: world.Made, tmp_path: Path) ->
         over.close()
         assert server.stop() == 0
     assert len(logged(own.store)) == 3
+
+
+def test_told_to_go_it_listens_while_somebody_is_still_sent_to_it(own: world.Made, tmp_path: Path) -> None:
+    """And not for ever."""
+    with serving(tmp_path, own, COUNTERSIGN_DRAIN="2") as server:
+        server.process.send_signal(signal.SIGTERM)
+        began, answered = time.monotonic(), 0
+        with suppress(OSError, http.client.HTTPException):
+            while time.monotonic() - began < 60:
+                assert server.ask("/v1/decisions", SENT)[0] == 200
+                answered += 1
+                time.sleep(0.1)
+        assert 2 + STILL_SENT / 2 < time.monotonic() - began < 60
+        assert server.stop() == 0
+    assert len(logged(own.store)) == answered
 
 
 @contextmanager

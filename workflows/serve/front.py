@@ -95,6 +95,8 @@ class State:
         self.why: list[str] = ["models are being loaded and verified"]
         self.draining = False
         """Told to go, and not ready: but whoever is sent here all the same is answered, and asked to connect elsewhere next time."""
+        self.asked = 0.0
+        """When somebody last asked for anything but its health, on the monotonic clock."""
 
     @property
     def problems(self) -> list[str]:
@@ -124,6 +126,7 @@ class Front:
         if path in HEALTH:  # never sent away: a busy server is alive, and so is one that has all the connections it takes
             await self.rest(scope, receive, send)
             return
+        self.state.asked = time.monotonic()
         route = route_of(path)
         status = 500
         try:

@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 import os
 import re
 import shutil
@@ -61,6 +62,7 @@ KEEP = 1024**3  # bytes of the log that stay on the disk where all is sent; at m
 FULL = 0.9  # of what the log may take: a volume that is larger than it may be costs the pod, with what is not in the store yet
 HEADERS = 10.0  # seconds
 LAST_ANSWERS = 20  # seconds that requests which go on have to end, once nobody new is let in
+STILL_SENT = 5  # of these, those that it listens longer than it was told to, where requests still come
 MOST_CONNECTIONS = 2048
 UNITS = {"": 1} | {u: 1000**i for i, u in enumerate("kMGT", 1)} | {f"{u}i": 1024**i for i, u in enumerate("KMGT", 1)}
 SIZE = re.compile(rf"([1-9][0-9]*)({'|'.join(UNITS)})")
@@ -84,7 +86,7 @@ class Settings:
     port: int
     metrics_port: int
     drain: float
-    """Seconds between SIGTERM and no longer listening."""
+    """Seconds without a request, after SIGTERM, until it no longer listens; at most `STILL_SENT` more."""
     send: float
     """Seconds that the rest of the log has to come to the store, at the end."""
 
@@ -203,7 +205,7 @@ class Process:
         self.metrics.ready.set(0)
         if stop.is_set():
             log.info("draining", seconds=self.given.drain)
-            await asyncio.sleep(self.given.drain)  # until nobody is sent here any more
+            await self._nobody_is_sent_here()
         self._server.should_exit = True
         await serving
         working.cancel()
@@ -219,6 +221,15 @@ class Process:
             await traces
         metrics.shutdown()
         return code or unfinished
+
+    async def _nobody_is_sent_here(self) -> None:
+        """Whoever connects to a server that no longer listens is refused: a cluster that is slow to hear of it gets more time."""
+        began = time.monotonic()
+        most = began + self.given.drain + STILL_SENT
+        while (left := min(max(began, self.state.asked) + self.given.drain, most) - time.monotonic()) > 0:  # noqa: ASYNC110 - no event ends it
+            await asyncio.sleep(left)
+        longer = time.monotonic() - began - self.given.drain
+        self._server.config.timeout_graceful_shutdown = LAST_ANSWERS - min(math.ceil(longer), STILL_SENT)
 
     def _crowded(self) -> bool:
         return len(self._server.server_state.connections) >= MOST_CONNECTIONS
