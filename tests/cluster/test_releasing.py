@@ -93,7 +93,7 @@ def test_from_gates_to_production_and_back(office: Office) -> None:
         back = office.ask("rollback", "--reason", "the drill")
         assert back.code == 0, back.err + back.out
         wait(lambda: caller.sequence == back.json["sequence"], "what was rolled back to answers")
-    assert caller.failed == [], f"{len(caller.failed)} of {len(caller.answered)}: {caller.failed[:5]}"
+    assert caller.failed == [], f"of {len(caller.answered)}: {caller.failed}\n{office.space.kubectl('get', 'pods,events')}"
     assert {a["release"]["sequence"] for a in caller.answered} >= {1, 2, 4}
 
     # Every answer is in the log, once; none is there twice.
