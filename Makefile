@@ -40,10 +40,12 @@ unit: $(VENV)/installed $(DATA) ## the tests that need no cluster
 test-cluster: $(VENV)/installed $(DATA) ## the tests that need a cluster, on yours or on one that is brought up for them and taken away
 	@python infra/cluster around $(AGAIN) on-cluster
 
-on-cluster: # what test-cluster runs once there is a cluster; first what can go side by side
-	pytest -m "cluster and not alone" -n 5 --dist loadfile --no-loadscope-reorder
-	pytest -m "cluster and alone and not last"
-	pytest -m "cluster and last"
+on-cluster: # what test-cluster runs once there is a cluster; first what can go side by side. One that fails does not hide the others
+	@failed=0; part() { echo "pytest -m \"$$1\""; pytest -m "$$@" || failed=1; }; \
+	part "cluster and not alone" -n 5 --dist loadfile --no-loadscope-reorder; \
+	part "cluster and alone and not last"; \
+	part "cluster and last"; \
+	exit $$failed
 
 bench: $(VENV)/installed ## measure, side by side with what one would use instead; writes docs/benchmarks.md
 	python tests/bench/run.py $(if $(ONLY),--only $(ONLY))

@@ -74,7 +74,7 @@ class Starter:
     def run(self, words: Sequence[str], *, cwd: Path, env: Mapping[str, str], within: float) -> tuple[int, str, str]:
         """`python -m WORDS`: exit code (negative: ended by that signal), stdout, stderr. Killed, with its group, after `within` seconds."""
         with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
-            mine, theirs = socket.socketpair()
+            mine, theirs = _ends()
             with mine:
                 with theirs:
                     self._ask({"words": list(words), "cwd": str(cwd), "env": dict(env)}, out, err, theirs)
@@ -83,8 +83,8 @@ class Starter:
 
     def branch(self, folder: Path) -> Starter:
         """A fork of this starter that has read our own modules from `folder`."""
-        line, its = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        mine, theirs = socket.socketpair()
+        line, its = _ends()
+        mine, theirs = _ends()
         with mine, theirs, its, Path(os.devnull).open("wb") as out:
             self._ask({"cwd": str(folder), "env": dict(os.environ)}, out, sys.__stderr__, theirs, its)
         return Starter(process=self.process, line=line)
@@ -98,11 +98,11 @@ class Starter:
 
     @staticmethod
     def _await(line: socket.socket, pid: int, within: float) -> int:
-        if not pid:
-            raise RuntimeError("the process that starts programs is gone")
         line.settimeout(within)
         try:
-            return os.waitstatus_to_exitcode(int(line.recv(32)))
+            if not pid or not (ended := line.recv(32)):
+                raise RuntimeError("the process that starts programs is gone")
+            return os.waitstatus_to_exitcode(int(ended))
         except TimeoutError:
             os.killpg(pid, signal.SIGKILL)
             raise subprocess.TimeoutExpired(str(pid), within) from None
@@ -117,7 +117,7 @@ class Starter:
 @functools.cache
 def starter() -> Starter:
     """The one of this process; it ends with it."""
-    mine, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    mine, theirs = _ends()
     with theirs:
         process = subprocess.Popen([sys.executable, __file__, str(theirs.fileno())], pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL)
     found = Starter(process=process, line=mine)
@@ -140,6 +140,11 @@ def starter_for(folder: Path) -> Starter:
         return starter()
     branch = _branches[held] = _branches[held] or starter().branch(folder)
     return branch
+
+
+def _ends() -> tuple[socket.socket, socket.socket]:
+    """Two ends of a line that keeps messages apart: who reads late does not read two numbers as one."""
+    return socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
 
 
 def _text(file: Any) -> str:
