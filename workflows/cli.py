@@ -253,8 +253,6 @@ def _wait(workflows: Workflows, name: str, declared: Pipeline, store: Store, *, 
         last = show_cluster.followed(workflows, name, quiet=as_json)
     except KeyboardInterrupt:
         raise Temporary(f"interrupted; the workflow {name} goes on", hint=f"go on watching: {watch}") from None
-    if last is None:
-        raise AssertionError  # following ends with a state, or raises
     kept = results.opened(declared, store)
     done = results.finished_run(kept, last)
     if done is None:

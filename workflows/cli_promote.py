@@ -217,14 +217,15 @@ def _ask_promoter(  # what was typed
     workflows = connect.workflows(context, namespace or desk.policy.namespace.value)
     done = submitting.submit(workflows, template, desk.environment, arguments)
     if not wait:
-        show_cluster.submitted(workflows, done, f"argo get -n {workflows.namespace} {done.name}", as_json=as_json)
+        watch = f"argo get -n {workflows.namespace} {done.name}"
+        show_cluster.submitted(workflows, done, watch, again="", as_json=as_json)
         return
     if not as_json:
         show_cluster.started(workflows, done)
     last = show_cluster.followed(workflows, done.name, quiet=as_json)
-    if last and (failure := following.failure_of(last)):
+    if failure := following.failure_of(last, again=submitting.AGAIN):
         raise failure
-    show_releases.promoted(promoting.Promoted(entry=desk.ledger.read()[-1]), as_json=as_json)
+    show_releases.promoted(submitting.came_of(last, desk.ledger.read()), as_json=as_json)
 
 
 def _confirm(question: str) -> None:

@@ -84,13 +84,15 @@ def watching(*, quiet: bool) -> Iterator[Callable[[Progress | Away], None]]:
             yield watched.tell
 
 
-def followed(workflows: Workflows, name: str, *, quiet: bool) -> Progress | None:
+def followed(workflows: Workflows, name: str, *, quiet: bool) -> Progress:
     """Tell of a workflow until it has ended, and how it then stands."""
     last: Progress | None = None
     with watching(quiet=quiet) as tell:
         for update in follow(workflows, name):
             tell(update)
             last = update if isinstance(update, Progress) else last
+    if last is None:
+        raise AssertionError  # following ends with a state, or raises
     return last
 
 
@@ -110,8 +112,8 @@ def about(workflows: Workflows, name: str, *, phase: str, created: bool) -> dict
     return {"workflow": name, "namespace": workflows.namespace, "phase": phase, "created": created}
 
 
-def submitted(workflows: Workflows, done: Submitted, watch: str, *, as_json: bool) -> None:
-    """The workflow that was made, or was there already, and how to look at it."""
+def submitted(workflows: Workflows, done: Submitted, watch: str, *, again: str = "A new one of the same: --again", as_json: bool) -> None:
+    """The workflow that was made, or was there already, and how to look at it; `again`: how to have a new one of the same."""
     if as_json:
         answer(about(workflows, done.name, phase=done.phase, created=done.created))
         return
@@ -122,8 +124,8 @@ def submitted(workflows: Workflows, done: Submitted, watch: str, *, as_json: boo
     if server := os.environ.get("ARGO_SERVER"):
         scheme = "http" if os.environ.get("ARGO_SECURE") == "false" else "https"
         console.print(f"             {scheme}://{server}/workflows/{workflows.namespace}/{done.name}")
-    if not done.created:
-        console.print("A new one of the same: --again", style="dim")
+    if again and not done.created:
+        console.print(again, style="dim")
 
 
 def started(workflows: Workflows, done: Submitted) -> None:

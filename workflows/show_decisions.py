@@ -12,8 +12,10 @@ from rich.text import Text
 from workflows.show import answer
 
 if TYPE_CHECKING:
-    from workflows.serve.chain import Said
+    from workflows.serve.chain import Batch, Said
     from workflows.serve.replay import Replayed
+
+UNSURE = "in batched mode, what was answered in its last tenth of a second may be missing"
 
 
 def replayed(found: Replayed, *, as_json: bool) -> None:
@@ -53,8 +55,16 @@ def logs(found: Mapping[str, Sequence[Said]], *, as_json: bool) -> None:
             console.print(Text.assemble(f"{environment}  {s.chain}  ", state, f"  {s.records} records{head}"))
             for finding in s.findings:
                 console.print(f"  {finding}", style="red")
+            for b in s.recovered:
+                console.print(f"  taken up after a kill: {_numbers(b)}, signed {b.at[:19].replace('T', ' ')} UTC; {UNSURE}", style="yellow")
 
 
 def _chain(said: Said) -> dict[str, object]:
     head = {"number": said.head.number, "sha256": said.head.sha256} if said.head else None
-    return {"chain": said.chain, "records": said.records, "head": head, "findings": list(said.findings), "signers": list(said.signers)}
+    recovered = [{"first": b.first, "last": b.last, "at": b.at} for b in said.recovered]
+    found = {"findings": list(said.findings), "signers": list(said.signers), "recovered": recovered}
+    return {"chain": said.chain, "records": said.records, "head": head, **found}
+
+
+def _numbers(batch: Batch) -> str:
+    return f"records {batch.first} to {batch.last}" if batch.last > batch.first else f"record {batch.first}"

@@ -11,13 +11,18 @@ import pytest
 from ruamel.yaml import YAML
 
 from tests.conftest import ROOT
-from tests.promote.world import PRIVATE, SIGNERS, Office, because, members, office, raw, run_in
-from workflows.errors import BadInput, GateRefused
+from tests.promote.world import PRIVATE, SIGNERS, Office, because, failing, members, office, raw, run_in
+from workflows.cluster import reading
+from workflows.cluster.interface import Progress
+from workflows.errors import BadInput, GateRefused, NotVerified
 from workflows.promote import __main__ as program
 from workflows.promote import approving, ledger
+from workflows.promote.deployer import NotServed
 from workflows.promote.desk import UNSET, base_values
 from workflows.promote.helm import CHART
-from workflows.promote.promoting import asked_of
+from workflows.promote.promoting import asked_of, promote
+from workflows.promote.submitting import came_of
+from workflows.prove.release import State
 from workflows.prove.signature import private_pem
 
 RUN = "toy-aaaaaaaaaaaa"
@@ -190,3 +195,35 @@ def test_a_share_that_is_none(bank: Office, monkeypatch: pytest.MonkeyPatch) -> 
 def test_shares_that_cannot_be_meant(challenger: str | None, share: float) -> None:
     with pytest.raises(BadInput):
         asked_of("a", challenger, share)
+
+
+def ended(workflow: str, **outputs: str) -> Progress:
+    """A workflow of the promoter that succeeded, as the cluster tells of it."""
+    parameters = [{"name": k, "value": v} for k, v in outputs.items()]
+    nodes = {"wf-release": {"id": "wf-release", "displayName": "release", "type": "Pod", "phase": "Succeeded"}}
+    nodes["wf-release"]["outputs"] = {"parameters": parameters}  # type: ignore[assignment]
+    about = {"name": "promote-0123456789ab-1", "namespace": "prod", "resourceVersion": "7", "uid": workflow}
+    return reading.progress({"metadata": about, "spec": {}, "status": {"phase": "Succeeded", "nodes": nodes}})
+
+
+def test_who_waited_is_told_of_their_own_release_and_not_of_the_newest(tmp_path: Path) -> None:
+    bank = office(tmp_path, deploy=because("helm"))
+    other = "toy-bbbbbbbbbbbb"
+    for run in (RUN, other):
+        run_in(bank.store, run)
+        for who in ("vera", "olga"):
+            bank.approve(who, run)
+    first = promote(bank.desk(holder="workflow uid-1"), asked_of(RUN, None, 0.0)).entry
+    bank.fake.fails, bank.fake.arrives = failing("p99 over 200 ms", State.ABORTED), False
+    with pytest.raises(NotServed):
+        promote(bank.desk(holder="workflow uid-2"), asked_of(other, None, 0.0))
+    releases = bank.desk().ledger.read()
+    assert [e.done for e in releases] == [True, False]
+    said = came_of(ended("uid-1", release=first.sha256), releases)
+    assert (said.entry.sequence, said.unchanged) == (1, False)
+    # Asked for once more, it serves already: nothing was done, and what was aborted meanwhile is not what came of it.
+    said = came_of(ended("uid-3", release=first.sha256), releases)
+    assert (said.entry.sequence, said.unchanged) == (1, True)
+    for outputs in ({"release": "0" * 64}, {"release": ""}, {}):
+        with pytest.raises(NotVerified, match="not among the environment's"):
+            came_of(ended("uid-1", **outputs), releases)

@@ -206,6 +206,33 @@ def test_a_torn_line_is_cut_and_kept_aside(tmp_path: Path) -> None:
     assert [b.recovered for b in signed] == [False, True, False]
 
 
+def test_a_kill_after_everything_was_signed_is_told_all_the_same(tmp_path: Path) -> None:
+    """In batched mode what was answered last lay in memory alone: nothing torn, nothing unsigned, and yet something is missing."""
+    killed = written(tmp_path, 2)
+    killed.seal()
+    os.close(killed._lock)  # as the system does where a process ends without a word
+    for n in (2, 3):
+        log = disk(tmp_path)
+        log.append([record(n)])
+        log.seal()
+        log.close()
+    store = store_of(tmp_path)
+    ship(tmp_path / "log", store, SIGNER, KEYS)
+    [said] = verify_logs(store, "prod", KEYS)
+    assert (said.findings, [(b.first, b.last) for b in said.recovered]) == ((), [(3, 3)])
+
+
+def test_a_log_that_could_not_keep_everything_is_not_closed_as_whole(tmp_path: Path) -> None:
+    log = written(tmp_path, 2)
+    log.seal()
+    log.close(whole=False)
+    again = disk(tmp_path)
+    again.append([record(2)])
+    batch = again.seal()
+    assert batch is not None
+    assert batch.recovered
+
+
 def test_a_crash_leaves_no_request_by_halves(tmp_path: Path) -> None:
     """However far the write of a request of three came: it stands whole, or it does not stand, and nobody was answered."""
     log = written(tmp_path, 2)

@@ -105,7 +105,9 @@ def test_kill_9_in_batched_mode_loses_the_last_moment_at_most(own: world.Made, t
     with serving(tmp_path, own, COUNTERSIGN_LOG_MODE="batched") as server:
         asked = killed_while_asked(server)
     with serving(tmp_path, own, COUNTERSIGN_LOG_MODE="batched") as second:
+        assert second.ask("/v1/decisions", SENT)[0] == 200
         assert second.stop() == 0
+    assert [len(said.recovered) for said in verify_logs(own.store, "prod", KEYS)] == [1]
     ids = {r["id"] for r in logged(own.store)}
     a_write = 1.0  # seconds, on a machine that does much else
     for one in asked.answered:

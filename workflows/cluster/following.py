@@ -19,6 +19,7 @@ from workflows.names import argo_name
 
 PATIENCE = 300.0  # seconds that a cluster may be away before whoever waits gives up; the workflow goes on all the same
 PAUSE, LONGEST_PAUSE = 1.0, 15.0  # seconds between tries
+AGAIN = "submit it again with --again: what was computed is reused"
 PLAN = "plan"
 ON_EXIT = ".onExit"
 SEAL = "seal"
@@ -147,38 +148,38 @@ def pipeline_of(progress: Progress, known: Iterable[Pipeline]) -> Pipeline:
     return by_name[progress.template]
 
 
-def failure_of(progress: Progress) -> CountersignError | None:
+def failure_of(progress: Progress, *, again: str = AGAIN) -> CountersignError | None:
     """What an ended workflow's end means for whoever waited for it; None where all is well.
 
-    As in a local run, the first failure counts, unless it was a temporary one and another was not.
+    As in a local run, the first failure counts, unless it was a temporary one and another was not. `again`: how to submit it anew.
     """
     if not progress.phase.bad:
         return None
     bad = [t for t in tasks_of(progress) if t.state in {"failed", "refused"}]
     if not bad:
-        return _never_began(progress)
+        return _never_began(progress, again)
     latest = datetime.max.replace(tzinfo=UTC)
     first = min(bad, key=lambda t: (_kind(t) is Temporary, t.finished or latest))
     return _kind(first)(
         Problem(what=first.message or f"{first.state} without a message", where=f"{progress.name}/{first.name}"),
-        hint=_hint(first, progress),
+        hint=_hint(first, progress, again),
     )
 
 
-def _never_began(progress: Progress) -> CountersignError:
+def _never_began(progress: Progress, again: str) -> CountersignError:
     """No task failed, so it was the workflow as such: Argo would not have it, or someone stopped it."""
     problem = Problem(what=progress.message or f"the workflow ended as {progress.phase}", where=progress.name)
     if progress.message.startswith("invalid spec"):
         return BadInput(problem, hint="bring the templates up to date: countersign publish --templates")
-    return Temporary(problem, hint="was it stopped? submit it again with --again: what was computed is reused")
+    return Temporary(problem, hint=f"was it stopped? {again}")
 
 
-def _hint(task: TaskState, progress: Progress) -> str:
+def _hint(task: TaskState, progress: Progress, again: str) -> str:
     kind = _kind(task)
     if kind is GateRefused:
         return ""
     if kind is Temporary:
-        return "submit it again with --again: what was computed is reused"
+        return again
     return f"argo logs -n {progress.namespace} {progress.name} shows what the pods printed"
 
 

@@ -6,13 +6,16 @@ Nothing that is asked is believed there; that it is looked at here before saves 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
-from workflows.cluster.interface import ENVIRONMENT, Phase, Submission, Submitted, Workflows
-from workflows.errors import BadInput, Problem
+from workflows.cluster.interface import ENVIRONMENT, Phase, Progress, Submission, Submitted, Workflows
+from workflows.errors import BadInput, NotVerified, Problem
+from workflows.promote.ledger import Entry
+from workflows.promote.promoting import WORKFLOW, Promoted
 from workflows.prove import canonical, digest
 
 PROMOTE, ROLLBACK = "promote", "rollback"
+AGAIN = "the same command again"
 
 
 def submit(workflows: Workflows, template: str, environment: str, arguments: Mapping[str, str]) -> Submitted:
@@ -32,6 +35,16 @@ def submit(workflows: Workflows, template: str, environment: str, arguments: Map
         if there is None and workflows.submit(_submission(name, template, environment, given)):
             return Submitted(name=name, created=True, phase=Phase.PENDING)
     raise AssertionError  # a count never ends
+
+
+def came_of(ended: Progress, releases: Sequence[Entry]) -> Promoted:
+    """What a workflow that succeeded brought to its environment: the release that it put out, and not whichever is the newest now."""
+    put_out = {n.outputs["release"] for n in ended.nodes if n.outputs.get("release")}
+    found = [e for e in releases if e.sha256 in put_out]
+    if len(found) != 1:
+        got = ", ".join(sorted(put_out)) or "none"
+        raise NotVerified(Problem(what="the release that the workflow names is not among the environment's", where=ended.name, got=got))
+    return Promoted(entry=found[0], unchanged=found[0].begun.holder != f"{WORKFLOW}{ended.uid}")
 
 
 def _submission(name: str, template: str, environment: str, given: Mapping[str, str]) -> Submission:

@@ -114,7 +114,7 @@ class Batch:
     """Milliseconds since 1970, UTC, of the earliest decision in it."""
     ended: int
     recovered: bool
-    """Signed by another process than the one that wrote it, which was killed."""
+    """The process before was killed: these are its last lines, or follow them. In batched mode it may have answered more than it wrote."""
     at: str
 
     @property
@@ -196,6 +196,8 @@ class Said:
     head: Head | None
     findings: tuple[str, ...]
     signers: tuple[str, ...]
+    recovered: tuple[Batch, ...] = ()
+    """Where a process that was killed was taken up: no finding, and yet in batched mode what it answered last may be missing."""
 
 
 def verify_chain(
@@ -241,6 +243,7 @@ def verify_chain(
         head=Head(number=end.last, sha256=end.head) if end else None,
         findings=tuple(findings),
         signers=tuple(sorted({o.keyid for o in opened})),
+        recovered=tuple(o.batch for o in opened if o.batch.recovered),
     )
 
 

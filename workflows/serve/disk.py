@@ -3,6 +3,7 @@
 | file | what |
 |---|---|
 | `chain.json` | the chain's id, environment and pipeline |
+| `open` | empty: a process writes here, or was killed before it had signed all that it wrote |
 | `000000000001.jsonl` | lines, named by the number of the first |
 | `000000000001.batch` | the signed statement about that file; without one, it is being written |
 | `000000000001.sent` | empty: file and statement are in the store |
@@ -31,6 +32,7 @@ from workflows.serve import chain as chains
 from workflows.serve.chain import Batch, Broken, Head, NotABatch
 
 LINES, SIGNED, SENT = ".jsonl", ".batch", ".sent"
+OPEN = "open"
 NEVER = 2**44  # milliseconds since 1970, later than any decision
 PROBE = 64 * 1024  # bytes that must find room before a full disk counts as mended
 MOST_SENT = 200  # batches in the store that also stay here: each takes blocks of the disk and time at every look, however small
@@ -65,7 +67,7 @@ class Disk:
         try:
             self._take_up()
         except BaseException:
-            self.close()  # whoever tries again in this process must find the folder free
+            self.close(whole=False)  # whoever tries again in this process must find the folder free
             raise
 
     def _take_up(self) -> None:
@@ -76,7 +78,10 @@ class Disk:
         """Bytes of unfinished requests that the last crash left."""
         self._settled()
         self._begin()
+        self._killed = (self.folder / OPEN).exists()
+        """Whether the process before was killed, and no batch says so yet: in batched mode it may have lost what it answered."""
         self._recover()
+        files.write(self.folder / OPEN, b"")
         self._taken = taken(self.folder)
 
     @property
@@ -104,7 +109,7 @@ class Disk:
         self._count(data, head, [at for records in requests for _, at in records])
         return found
 
-    def seal(self, *, recovered: bool = False) -> Batch | None:
+    def seal(self) -> Batch | None:
         """Sign what was written since the last time; None where that is nothing."""
         if not self.waiting:
             return None
@@ -122,12 +127,12 @@ class Disk:
             size=self._size,
             begun=self._begun,
             ended=self._ended,
-            recovered=recovered,
+            recovered=self._killed,
             at=self._owner.now(),
         )
         envelope = self._owner.signer.sign(chains.encode(batch))
         files.write(self.folder / f"{batch.name}{SIGNED}", envelope)
-        self._before = hashlib.sha256(envelope).hexdigest()
+        self._before, self._killed = hashlib.sha256(envelope).hexdigest(), False
         self._release()
         self._begin()
         self._taken = taken(self.folder)
@@ -142,9 +147,11 @@ class Disk:
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
             os.fsync(file.fileno())
 
-    def close(self) -> None:
-        """Let the folder go. What was not sealed is sealed by whoever opens it next."""
+    def close(self, *, whole: bool = True) -> None:
+        """Let the folder go. What was not sealed is sealed by whoever opens it next, who says so, too, where not `whole`."""
         self._release()
+        if whole and not self.waiting and not self._killed:
+            (self.folder / OPEN).unlink(missing_ok=True)
         os.close(self._lock)
 
     def _find_room(self, size: int) -> None:
@@ -239,7 +246,8 @@ class Disk:
         except Broken as error:
             raise NotVerified(Problem(what=f"the decision log is damaged: {error}", where=str(path)), hint=ASIDE) from error
         self._count(whole, found[-1][1], [_time_of(body) for body, _ in found])
-        self.seal(recovered=True)
+        self._killed = True
+        self.seal()
 
 
 def unsent(folder: Path) -> list[Path]:

@@ -215,4 +215,4 @@ class DecisionLog:
         await self.seal()
         self._todo.put(None)
         self._thread.join()
-        self.disk.close()
+        self.disk.close(whole=not self._waiting)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Mapping
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -58,7 +59,7 @@ def _verify(store: Store, environment: str, chain: str, keys: Keyring, noted: st
     envelopes = {name.rpartition("/")[2]: data for name, data in listed.items()}
     said = chains.verify_chain(chain, envelopes, lambda b: content_of(store, b), keys, noted)
     elsewhere = [f"{chain}: two batches are named {n}" for n in sorted(envelopes) if sum(k.endswith(f"/{n}") for k in listed) > 1]
-    return Said(chain=chain, records=said.records, head=said.head, findings=(*said.findings, *elsewhere), signers=said.signers)
+    return replace(said, findings=(*said.findings, *elsewhere))
 
 
 def content_of(store: Store, batch: Batch) -> bytes | None:
