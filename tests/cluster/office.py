@@ -7,16 +7,16 @@ import json
 import subprocess
 import threading
 import time
-import urllib.error
-import urllib.request
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from http import HTTPStatus
 from pathlib import Path
 from typing import Any, Self
 
 import pyarrow.parquet as pq
 import pytest
+import urllib3
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from tests.cluster import audited
@@ -117,12 +117,22 @@ def by_turns(artifacts: Path) -> list[dict[str, Any]]:
 
 
 class Caller:
-    """An application that asks for decisions all the time, and notes what it is answered."""
+    """An application that asks for decisions all the time, and notes what it is answered.
+
+    `keep`: over one connection for as long as the server leaves it open, as clients with a pool do; else over a new one each time.
+    """
 
     def __init__(
-        self, url: str, *, pause: float = 0.05, features: Sequence[Mapping[str, Any]] = (served.FEATURES, served.DECLINED)
+        self,
+        url: str,
+        *,
+        pause: float = 0.05,
+        features: Sequence[Mapping[str, Any]] = (served.FEATURES, served.DECLINED),
+        keep: bool = False,
     ) -> None:
         self.url, self.pause, self.features, self.stop = url, pause, features, threading.Event()
+        self.headers = {"content-type": "application/json"} | ({} if keep else {"connection": "close"})
+        self.pool = urllib3.PoolManager(maxsize=1, retries=False, timeout=10)
         self.answered: list[dict[str, Any]] = []
         self.seconds: list[float] = []
         """That each answer took."""
@@ -142,14 +152,17 @@ class Caller:
         while not self.stop.wait(self.pause):
             n += 1
             body = json.dumps({"subject": f"applicant-{n}", "features": self.features[n % len(self.features)]}).encode()
-            request = urllib.request.Request(f"{self.url}/v1/decisions", data=body, headers={"content-type": "application/json"})  # noqa: S310
             begun = time.monotonic()
             try:
-                with urllib.request.urlopen(request, timeout=10) as answer:  # noqa: S310
-                    self.answered.append(json.loads(answer.read()))
-                self.seconds.append(time.monotonic() - begun)
-            except (OSError, urllib.error.HTTPError) as error:
+                answer = self.pool.request("POST", f"{self.url}/v1/decisions", body=body, headers=self.headers)
+            except urllib3.exceptions.HTTPError as error:
                 self.failed.append(f"{time.time():.1f} {error}")
+                continue
+            if answer.status != HTTPStatus.OK:
+                self.failed.append(f"{time.time():.1f} {answer.status} {answer.data[:500]!r}")
+                continue
+            self.answered.append(answer.json())
+            self.seconds.append(time.monotonic() - begun)
 
     @property
     def sequence(self) -> int:

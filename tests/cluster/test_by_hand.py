@@ -11,6 +11,20 @@ from tests.cluster.real import SLOW, Toy, wait
 from workflows.cluster.interface import Phase
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(600)]
+AFTER = b"""        Step(name="after", run="steps.toy:after", inputs=(total,), outputs=(last,)),
+"""
+AFTER_STEP = b"""
+
+class After(NamedTuple):
+    \"\"\"What comes behind the gate.\"\"\"
+
+    last: Report
+
+
+def after(*, total: Report) -> After:
+    \"\"\"The sum, once more.\"\"\"
+    return After({"total": total["total"]})
+"""
 
 
 def test_a_template_that_changes_in_a_run_changes_nothing_in_it(toy: Toy) -> None:
@@ -86,3 +100,28 @@ def test_a_gate_that_says_no_ends_the_workflow_with_its_evidence(toy: Toy) -> No
     assert "gate enough" in refused.message
     assert "expected at least 1000, got 240" in refused.message
     toy.sealed(name, "refused")
+
+
+def test_behind_a_gate_that_says_no_nothing_is_started(toy: Toy) -> None:
+    home = toy.home
+    home.write(
+        "workflows/toy.py",
+        home.read("workflows/toy.py")
+        .replace(b"    ),\n    results=(total,),", b"%b    ),\n    results=(total, last)," % AFTER)
+        .replace(b"pipeline = ", b'last = Artifact(name="last", kind=Kind.REPORT)\n\npipeline = '),
+    )
+    home.write("steps/toy.py", home.read("steps/toy.py") + AFTER_STEP)
+    home.write("params/policies/toy.yaml", home.read("params/policies/toy.yaml").replace(b"at_least: 100", b"at_least: 1000"))
+    compiled = home.ask("compile")
+    assert compiled.code == 0, compiled.err
+    toy.space.kubectl("apply", "-f", str(home.path / "infra/argo/workflows/toy.yaml"))
+    name = toy.submit()
+    assert toy.ended(name).phase is Phase.FAILED
+    assert [n.exit_code for n in toy.attempts(name, "join")] == [3]
+    assert toy.attempts(name, "after") == []
+    assert "after" not in {s["task"] for s in toy.steps(toy.sealed(name, "refused"))}
+    # The same with a limit that is met: it is the gate, and nothing else, that kept it from starting.
+    home.write("params/policies/toy.yaml", home.read("params/policies/toy.yaml").replace(b"at_least: 1000", b"at_least: 100"))
+    allowed = toy.submit()
+    assert toy.ended(allowed).phase is Phase.SUCCEEDED
+    assert len(toy.attempts(allowed, "after")) == 1

@@ -112,6 +112,8 @@ def test_a_full_disk_leaves_nothing_half_written(toy: Toy) -> None:
     failed = toy.node(name, "work(0:a)")
     assert failed.exit_code == 75
     assert "no room left on the disk" in failed.message
+    tries = [[n.exit_code for n in toy.attempts(name, task)] for task in ("work(0:a)", "work(1:b)")]
+    assert [75, 75] in tries, "who may hope for more room is tried again"
     toy.sealed(name, "failed")
     assert toy.content() == before
     assert "Uploads" not in toy.client.list_multipart_uploads(Bucket=toy.bucket, Prefix=toy.prefix)
