@@ -120,6 +120,7 @@ class Caller:
     """An application that asks for decisions all the time, and notes what it is answered.
 
     `keep`: over one connection for as long as the server leaves it open, as clients with a pool do; else over a new one each time.
+    `groups`: attribute -> the groups that applicants say, two applicants each by turns: of each group one is approved, one declined.
     """
 
     def __init__(
@@ -129,8 +130,10 @@ class Caller:
         pause: float = 0.05,
         features: Sequence[Mapping[str, Any]] = (served.FEATURES, served.DECLINED),
         keep: bool = False,
+        groups: Mapping[str, Sequence[str]] | None = None,
     ) -> None:
         self.url, self.pause, self.features, self.stop = url, pause, features, threading.Event()
+        self.groups = groups or {}
         self.headers = {"content-type": "application/json"} | ({} if keep else {"connection": "close"})
         self.pool = urllib3.PoolManager(maxsize=1, retries=False, timeout=10)
         self.answered: list[dict[str, Any]] = []
@@ -151,7 +154,8 @@ class Caller:
         n = 0
         while not self.stop.wait(self.pause):
             n += 1
-            body = json.dumps({"subject": f"applicant-{n}", "features": self.features[n % len(self.features)]}).encode()
+            groups = {"groups": {a: names[n // 2 % len(names)] for a, names in self.groups.items()}} if self.groups else {}
+            body = json.dumps({"subject": f"applicant-{n}", "features": self.features[n % len(self.features)], **groups}).encode()
             begun = time.monotonic()
             try:
                 answer = self.pool.request("POST", f"{self.url}/v1/decisions", body=body, headers=self.headers)
@@ -262,6 +266,11 @@ class Office:
 
     def metrics(self, pod: str) -> dict[str, float]:
         return metrics_of(kubectl("get", "--raw", f"/api/v1/namespaces/{self.space.name}/pods/{pod}:9090/proxy/metrics"))
+
+    def measured(self, metric: str) -> set[str]:
+        """What the analyses of canaries so far said of a metric, as Argo Rollouts names it."""
+        runs = json.loads(self.space.kubectl("get", "analysisruns", "-o", "json"))["items"]
+        return {m["phase"] for run in runs for m in run["status"]["metricResults"] if m["name"] == metric}
 
     def evict(self, pod: str) -> bool:
         """As a node is drained; whether the disruption budget lets it."""

@@ -19,7 +19,7 @@ from pathlib import Path
 import pytest
 
 from tests.cluster.bank import LAPTOP, Bank
-from tests.cluster.office import Caller, Office, from_gates
+from tests.cluster.office import NAME, Caller, Office, from_gates
 from tests.cluster.real import kubectl, new_space, toy_in, wait
 from tests.conftest import ROOT, home_from, lacking
 from tests.promote.world import because
@@ -29,6 +29,19 @@ from workflows.cluster.interface import Phase
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(3000)]
 # A canary in which something broke would be taken back, too.
 FOR_WHAT_IT_DECIDES = re.compile(r'the canary was taken back: .*Metric \\?"shift', re.DOTALL)
+# As environments/prod.yaml has it, with less patience: several shares one after another, an autoscaler over the Rollout, and groups
+# compared. Their limit is wide: in half a minute each has some dozens of decisions.
+GROUPS = {"race": ("white", "black")}
+LIKE_PROD = {
+    "autoscaling": {"enabled": True, "min": 2, "max": 2},
+    "canary": {
+        "enabled": True, "weights": [25, 50], "seconds": 30,
+        "analysis": {
+            "window": 30, "interval": 5, "count": 2, "requests": 10, "p99": 2.0, "shift": 0.2,
+            "fairness": 0.4, "group": 10, "attributes": list(GROUPS),
+        },
+    },
+}  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -42,7 +55,7 @@ def office(cluster: None, template: Path, tmp_path_factory: pytest.TempPathFacto
     scratch = tmp_path_factory.mktemp("office")
     try:
         bank = Bank(toy=toy_in(space, home_from(template, scratch)), scratch=scratch)
-        yield Office(bank, runs=from_gates, prod={"known_submitter": because(value=True)})
+        yield Office(bank, runs=from_gates, prod={"known_submitter": because(value=True)}, values=LIKE_PROD)
     finally:
         kubectl("delete", "namespace", name, "--wait=false")
 
@@ -54,6 +67,18 @@ def drain(office: Office) -> None:
     assert not office.evict(before[1]), "the disruption budget keeps one"
     wait(lambda: len(office.serving_pods()) == 2 and office.evict(before[1]), "the second may leave")
     wait(lambda: len(p := office.serving_pods()) == 2 and not set(p) & set(before), "others serve")
+
+
+def all_are_logged(office: Office, *callers: Caller) -> None:
+    """Nobody was refused, whichever release answered; every answer is in the log, once, and nothing is there twice."""
+    for asking in callers:
+        assert asking.failed == [], f"of {len(asking.answered)}: {asking.failed}\n{office.space.kubectl('get', 'pods,events')}"
+        assert {a["release"]["sequence"] for a in asking.answered} >= {1, 2, 4}
+    answered = Counter(a["id"] for asking in callers for a in asking.answered)
+    wait(lambda: not answered - office.logged(), "the log has every decision")
+    assert max(answered.values()) == max(office.logged().values()) == 1
+    checked = office.bank.ask(LAPTOP, "decisions", "--env", "prod", "--json")
+    assert checked.code == 0, checked.err + checked.out
 
 
 def test_from_gates_to_production_and_back(office: Office) -> None:
@@ -77,9 +102,10 @@ def test_from_gates_to_production_and_back(office: Office) -> None:
     begun = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
     # Whoever keeps a connection open stays with a pod past its place behind the Service: that one must send them away in time.
+    url, features = office.url, office.runs.features
     with (
-        Caller(office.url, features=office.runs.features) as caller,
-        Caller(office.url, features=office.runs.features, keep=True) as pooled,
+        Caller(url, features=features, groups=GROUPS) as caller,
+        Caller(url, features=features, groups=GROUPS, keep=True) as pooled,
     ):
         wait(lambda: len(caller.answered) > 20, "decisions are answered")
         assert {a["decision"] for a in caller.answered} == {"approved", "declined"}
@@ -87,6 +113,10 @@ def test_from_gates_to_production_and_back(office: Office) -> None:
         second = office.ask("promote", better, "--reason", "a canary that shows well")
         assert second.code == 0, second.err + second.out
         assert (second.json["sequence"], second.json["state"], second.json["deployed"]["namespace"]) == (2, "done", office.space.name)
+
+        assert office.measured("fairness-race") == {"Successful"}
+        scaled = {c["type"]: c["status"] for c in office.space.get("horizontalpodautoscaler", NAME)["status"]["conditions"]}
+        assert scaled["ScalingActive"] == "True", scaled
 
         office.approve(bad)
         refused = office.ask("promote", bad, "--reason", "approves everybody")
@@ -97,16 +127,7 @@ def test_from_gates_to_production_and_back(office: Office) -> None:
         back = office.ask("rollback", "--reason", "the drill")
         assert back.code == 0, back.err + back.out
         wait(lambda: {caller.sequence, pooled.sequence} == {back.json["sequence"]}, "what was rolled back to answers")
-    for asking in (caller, pooled):
-        assert asking.failed == [], f"of {len(asking.answered)}: {asking.failed}\n{office.space.kubectl('get', 'pods,events')}"
-        assert {a["release"]["sequence"] for a in asking.answered} >= {1, 2, 4}
-
-    # Every answer is in the log, once; none is there twice.
-    answered = Counter(a["id"] for a in (*caller.answered, *pooled.answered))
-    wait(lambda: not answered - office.logged(), "the log has every decision")
-    assert max(answered.values()) == max(office.logged().values()) == 1
-    checked = bank.ask(LAPTOP, "decisions", "--env", "prod", "--json")
-    assert checked.code == 0, checked.err + checked.out
+    all_are_logged(office, caller, pooled)
 
     one = next(a for a in caller.answered if a["release"]["sequence"] == 2 and a["decision"] == "declined")
     (bank.scratch / "subject").write_text(served.SUBJECT_KEY.hex())
