@@ -283,6 +283,60 @@ def test_what_is_put_into_a_pod_that_runs_is_held_to_the_same(beside: str, how: 
     assert why in done.stderr
 
 
+@pytest.fixture(scope="module")
+def promoting(space: None) -> str:  # noqa: ARG001
+    """A pod of the promoter's, as Argo makes it, that no node starts."""
+    made = other(serviceAccountName="promoter", schedulingGates=[{"name": "countersign/never"}])
+    made["metadata"]["name"] = "promoting"
+    made["metadata"]["labels"]["workflows.argoproj.io/workflow"] = "promote-x"
+    kubectl("create", "--as", ARGO, "--as-group", "system:masters", "-f", "-", given=json.dumps(made))
+    return f"/api/v1/namespaces/{SPACE}/pods/{made['metadata']['name']}"
+
+
+@pytest.mark.parametrize("by", ["admin", f"{ACCOUNT}promoter"])
+def test_nobody_puts_a_container_into_the_promoters_pod(promoting: str, by: str) -> None:
+    o = json.loads(kubectl("get", "--raw", promoting))
+    o["spec"]["ephemeralContainers"] = container()
+    words = [
+        "kubectl",
+        "replace",
+        "--raw",
+        f"{promoting}/ephemeralcontainers?dryRun=All",
+        "-f",
+        "-",
+        "--as",
+        by,
+        "--as-group",
+        "system:masters",
+    ]
+    done = subprocess.run(words, input=json.dumps(o), capture_output=True, text=True, check=False, timeout=60)
+    assert done.returncode != 0
+    assert "only Argo runs pods as the promoter" in done.stderr
+
+
+@pytest.fixture(scope="module")
+def served(space: None) -> Iterator[str]:  # noqa: ARG001
+    """A Deployment of what was approved, scaled to nothing."""
+    made = deployment(replicas=0)
+    made["metadata"]["name"] = "served"
+    kubectl("create", "--as", "admin", "--as-group", "system:masters", "-f", "-", given=json.dumps(made))
+    yield made["metadata"]["name"]
+    kubectl("-n", SPACE, "delete", "deployment", made["metadata"]["name"], "--wait=false")
+
+
+@pytest.mark.parametrize(("replicas", "release", "taken"), [(1, "{}", False), (1, RELEASE, True), (0, "{}", True)])
+def test_a_deployment_that_is_there_is_not_changed_to_what_was_not_approved(
+    served: str, replicas: int, release: str, *, taken: bool
+) -> None:
+    change = {"spec": {"replicas": replicas, "template": {"metadata": {"annotations": {"countersign/release": release}}}}}
+    words = ["kubectl", "patch", "deployment", served, "-n", SPACE, "--type=merge", "-p", json.dumps(change), "--dry-run=server"]
+    done = subprocess.run(
+        [*words, "--as", "admin", "--as-group", "system:masters"], capture_output=True, text=True, check=False, timeout=60
+    )
+    assert (done.returncode == 0) is taken, done.stderr
+    assert taken or UNAPPROVED in done.stderr
+
+
 CHANGES: list[Callable[[dict[str, Any]], Any]] = [
     lambda o: o["data"].update({"loan-approval.8": "{}"}),
     lambda o: o.pop("data"),
@@ -331,7 +385,7 @@ def test_the_promoter_does(space: None) -> None:  # noqa: ARG001
 
 
 @pytest.mark.parametrize("by", [f"{ACCOUNT}promoter", PUBLISHER])
-@pytest.mark.parametrize("name", ["countersign-promotion", "artifact-repositories"])
+@pytest.mark.parametrize("name", ["countersign-promotion", "countersign-trusted-keys", "artifact-repositories"])
 def test_neither_the_promoter_nor_ci_writes_the_promoters_rules(name: str, by: str) -> None:
     taken, said = tried(config_map(name, {"environments.yaml": "x"}), by=by)
     assert not taken
@@ -343,6 +397,15 @@ def test_neither_the_promoter_nor_ci_writes_the_promoters_rules(name: str, by: s
 def test_what_was_published_is_for_ci_to_say(by: str, *, may: bool) -> None:
     change = ["patch", "configmap", "countersign", "-n", SPACE, "--type=merge", "-p", '{"data":{"code":"d"}}', "--dry-run=server"]
     done = subprocess.run(["kubectl", *change, "--as", by, "--as-group", "system:masters"], capture_output=True, text=True, check=False)
+    assert (done.returncode == 0) is may, done.stderr
+    assert may or "for administrators to say" in done.stderr
+
+
+@pytest.mark.parametrize(("by", "may"), [(PUBLISHER, False), (f"{ACCOUNT}promoter", False), (SUBMITTER, False), ("admin", True)])
+def test_where_images_come_from_is_for_administrators_to_say(by: str, *, may: bool) -> None:
+    change = ["patch", "configmap", "countersign-registries", "-n", SPACE, "--type=merge", "-p", '{"data":{"allowed":"x/"}}']
+    words = ["kubectl", *change, "--dry-run=server", "--as", by, "--as-group", "system:masters"]
+    done = subprocess.run(words, capture_output=True, text=True, check=False, timeout=60)
     assert (done.returncode == 0) is may, done.stderr
     assert may or "for administrators to say" in done.stderr
 
