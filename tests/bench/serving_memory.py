@@ -29,10 +29,10 @@ SPACE = 3 * 2**30  # bytes of disk: an hour's log, here and in the store
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Look:
-    """After so many requests, so many megabytes of memory."""
+    """After so many requests, so many MiB of memory."""
 
     sent: int
-    mb: float
+    mib: float
 
 
 def contest(most: int = RATE * HOUR) -> Contest:
@@ -67,8 +67,8 @@ def looked(load: subprocess.Popen[str], server: int, metrics_port: int) -> Itera
         time.sleep(0.2)
         if time.monotonic() - at > SCRAPE:
             at = time.monotonic()
-            yield Look(sent=answered(metrics_port), mb=resident(server))
-    yield Look(sent=answered(metrics_port), mb=resident(server))
+            yield Look(sent=answered(metrics_port), mib=resident(server))
+    yield Look(sent=answered(metrics_port), mib=resident(server))
 
 
 def answered(metrics_port: int) -> int:
@@ -85,10 +85,10 @@ def report(looks: list[Look], most: int, seconds: float) -> Contest:
     warm = [look for look in looks if look.sent >= WARM * looks[-1].sent]
     every = [next(look for look in warm if look.sent >= looks[-1].sent * (i + 1) / ROWS) for i in range(ROWS)]
     # A single look may fall on an allocation that is about to be freed.
-    first, last = (sum(x.mb for x in part) / len(part) for part in (warm[: len(warm) // ROWS or 1], warm[-(len(warm) // ROWS or 1) :]))
+    first, last = (sum(x.mib for x in part) / len(part) for part in (warm[: len(warm) // ROWS or 1], warm[-(len(warm) // ROWS or 1) :]))
     grown = 100 * (last - first) / first
     hour = looks[-1].sent >= most
-    say(f"  {looks[-1].sent} requests in {seconds:.0f} s; {first:.1f} MB, then {last:.1f} MB; highest {max(x.mb for x in warm):.1f} MB")
+    say(f"  {looks[-1].sent} requests in {seconds:.0f} s; {first:.1f} MiB, then {last:.1f} MiB; highest {max(x.mib for x in warm):.1f} MiB")
     return Contest(
         title="Serving: memory after an hour's requests",
         about=(
@@ -97,11 +97,11 @@ def report(looks: list[Look], most: int, seconds: float) -> Contest:
             f"metrics are read every {SCRAPE:g} s, and its log goes to a store in a folder."
         ),
         header=("requests", "memory"),
-        rows=tuple((f"{look.sent:,}", f"{look.mb:.1f} MB") for look in every),
+        rows=tuple((f"{look.sent:,}", f"{look.mib:.1f} MiB") for look in every),
         goals=(
             Goal(
                 what=f"serving: memory grows by at most {MOST:g} % from the first tenth of an hour's requests to the last",
-                measured=f"{grown:+.1f} %, from {first:.1f} to {last:.1f} MB" + ("" if hour else f" after {looks[-1].sent:,}"),
+                measured=f"{grown:+.1f} %, from {first:.1f} to {last:.1f} MiB" + ("" if hour else f" after {looks[-1].sent:,}"),
                 met=grown <= MOST if hour else None,
             ),
         ),

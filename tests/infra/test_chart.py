@@ -26,7 +26,7 @@ CHART = ROOT / "infra/charts/model-server"
 GOLDEN = ROOT / "tests/golden/charts"
 RELEASE = '{"pipeline":"loan_approval","release":{"environment":"prod","sequence":7,"sha256":null},"variants":[]}'
 GIVEN = {"pipeline": "loan_approval", "release": RELEASE, "image": {"tag": "v1"}, "code": f"{'1' * 64}:{'2' * 32}:3"}
-MEASURED = 574e6  # bytes
+MEASURED = 583 * 2.0**20  # bytes, as docs/benchmarks.md has them
 DRAIN = 5  # seconds, the server's own
 CASES: dict[str, dict[str, Any]] = {
     "deployment": {},
