@@ -36,7 +36,7 @@ CASES: dict[str, dict[str, Any]] = {
         "ingress": {"enabled": True, "host": "decisions.example.org", "tlsSecret": "decisions-tls", "className": "nginx"},
         "serviceMonitor": {"enabled": True, "labels": {"release": "prometheus"}},
         "log": {"mode": "batched"},
-        "env": {"COUNTERSIGN_CONCURRENCY": "8"},
+        "env": {"COUNTERSIGN_HOST": "::"},
         "networkPolicy": {"callers": {"kubernetes.io/metadata.name": "applications"}, "storePorts": [7070]},
         "image": {"digest": f"sha256:{'a' * 64}", "pullSecrets": ["registry"]},
         "nodeSelector": {"disk": "ssd"},
@@ -105,6 +105,11 @@ def test_what_a_server_is_told_is_the_text_that_was_approved() -> None:
     assert template["metadata"]["annotations"]["countersign/release"] == RELEASE
     (volume,) = [v for v in template["spec"]["volumes"] if v["name"] == "release"]
     assert volume["downwardAPI"]["items"][0]["fieldRef"]["fieldPath"] == "metadata.annotations['countersign/release']"
+
+
+def test_whoever_installs_is_shown_the_command_for_the_releases_environment() -> None:
+    done = helm("install", "x", str(CHART), "--namespace", "elsewhere", "--dry-run=client", "--values", "-", given=GIVEN)
+    assert "countersign history --env prod\n" in f"{done.stdout}\n", done.stderr
 
 
 def test_a_rollback_takes_no_steps() -> None:
@@ -260,6 +265,7 @@ def test_a_group_that_nobody_was_approved_of_does_not_drop_out() -> None:
         ({"release": "loan"}, "/release"),
         ({"canary": {"analysis": {"errors": 2}}}, "/canary/analysis/errors"),
         ({"canary": {"enabled": True, "seconds": 120}}, "a window of 300 (canary.analysis.window) would look back"),
+        ({"drain": {"grace": 19}}, "it takes 20 at least"),
         ({"release": ""}, "the promoter sets it"),
         ({"image": {"tag": ""}}, "image.digest or image.tag"),
         ({"ingress": {"enabled": True, "host": "x.example.org"}}, "ingress.tlsSecret"),

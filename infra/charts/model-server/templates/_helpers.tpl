@@ -38,6 +38,10 @@ seccompProfile: {type: RuntimeDefault}
 
 {{- /* What replaces pods: the same for a Deployment and a Rollout. */}}
 {{- define "model-server.template" -}}
+{{- $least := add .Values.drain.seconds 15 }}
+{{- if lt (int .Values.drain.grace) (int $least) }}
+{{- fail (printf "drain.grace is %v: the server listens for up to 10 s after drain.seconds and sends its log for 5, so it takes %d at least" .Values.drain.grace $least) }}
+{{- end -}}
 metadata:
   labels:
     {{- include "model-server.labels" . | nindent 4 }}
@@ -97,7 +101,8 @@ spec:
         - {name: COUNTERSIGN_LOG, value: /log}
         - {name: COUNTERSIGN_LOG_MODE, value: {{ .Values.log.mode }}}
         - {name: COUNTERSIGN_LOG_SIZE, value: {{ .Values.log.size | quote }}}
-        # After preStop, until it no longer listens (5 s), until what goes on has ended (20 s), and to end (5 s); the rest is for the log.
+        # After preStop, until it no longer listens (5 s), until what goes on has ended (20 s), and to end (5 s); the rest is for the log,
+        # and 5 s where drain.grace leaves less.
         - {name: COUNTERSIGN_SEND, value: {{ max 5 (sub (sub .Values.drain.grace .Values.drain.seconds) 30) | quote }}}
         {{- with .Values.tracing.endpoint }}
         - {name: OTEL_EXPORTER_OTLP_ENDPOINT, value: {{ . | quote }}}
