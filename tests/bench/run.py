@@ -26,9 +26,10 @@ CLUSTER = ("cluster_chain", "cluster_fan", "cluster_drain", "cluster_reproduce")
 ALL = (*CONTESTS, *CLUSTER)
 HEAD = """# Benchmarks
 
-What Countersign costs, measured side by side with what one would use instead, in one go on one machine, by `make bench`.
-Every section says what was measured, on what, and how to repeat it. The figures are medians; contestants take turns, so that a
-slow moment of the machine falls on all of them. Seconds are this machine's; ratios are what carries over.
+What Countersign costs, measured side by side with what one would use instead. `make bench` measures all sections in one go;
+`make bench ONLY=NAME` renews one, so these may be of different days. Every section says what was measured, on what, and how to
+repeat it. The figures are medians; within a section contestants take turns, so that a slow moment of the machine falls on all of them.
+Seconds are this machine's; ratios are what carries over.
 Benchmarks are not tests: they need several minutes, about 15 GB of disk for a moment, and once the installation of the competitors
 in an environment of their own outside the repository. None of them reports usage, and none reaches the network while it is measured.
 Those on a cluster need one (`make cluster-up` and the variables that it names): `make bench ONLY=cluster`.
