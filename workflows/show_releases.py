@@ -198,7 +198,8 @@ def _print_entry(
     names = {a.sha256: _approver(a, policies) for a in told.approvals} if told and policies else {}
     for sha in b.approvals:
         a = names.get(sha)
-        said = f" by {a['name']}, {a['at'][:16].replace('T', ' ')} UTC{': ' + a['comment'] if a['comment'] else ''}" if a else ""
+        said = f" by {a['name']}, {a['at'][:16].replace('T', ' ')} UTC, over gates {a['verdicts'][:SHORT]}" if a else ""
+        said += f": {a['comment']}" if a and a["comment"] else ""
         console.print(f"  approval   {sha[:SHORT]}{said}")
     name = policies.name_of(b.by) if policies else b.by
     console.print(f"  released   by {name[:SHORT] if name == b.by else name}, policy {b.policy[:SHORT]}, release {entry.sha256[:SHORT]}")

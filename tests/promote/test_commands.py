@@ -90,7 +90,7 @@ def test_from_a_run_to_a_rollback(bank: Bank) -> None:
     assert (while_it_came["serving"], while_it_came["on_their_way"]) == ([1], [2])
     assert "was on its way" in bank.ask("", "history", "--env", "prod", "--at", history["releases"][1]["began"]).out
     out = bank.ask("", "history", "--env", "prod").out
-    for word in ("prod 3", "rollback", "serves", "by vera", "because    declines doubled", "released   by the cluster"):
+    for word in ("prod 3", "rollback", "serves", "by vera", ", over gates ", "because    declines doubled", "released   by the cluster"):
         assert word in out, out
     assert bank.ask("", "history", "--env", "prod", "--at", "2020-01-01").out == "Nothing served at 2020-01-01.\n"
 
