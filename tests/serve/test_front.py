@@ -16,10 +16,11 @@ from structlog.testing import capture_logs
 from tests.serve import hostile, world
 from tests.serve.logs import KEYS, SIGNER, disk, no_room
 from tests.serve.world import DECLINED, FEATURES, SUBJECT_KEY
-from workflows.serve import api, openapi
+from workflows.serve import api, openapi, protocol
+from workflows.serve import contract as contracts
 from workflows.serve.entry import Keeper
 from workflows.serve.front import Bounds, Front, State
-from workflows.serve.loading import load
+from workflows.serve.loading import Served, load
 from workflows.serve.log import DecisionLog, Limits, NotKept
 from workflows.serve.release import read
 from workflows.serve.replay import replay
@@ -383,10 +384,12 @@ def test_told_to_go_it_is_not_ready_and_decides_for_whoever_is_still_sent_to_it(
     async def work(w: World) -> Any:
         w.state.draining = True
         late = await w.ask("/v2/health/ready", method="GET")
-        return late, [await w.ask(), await w.ask(INFER, TENSORS)], await w.ask("/v2/health/live", method="GET")
+        model = await w.ask("/v2/models/loan_approval/ready", method="GET")
+        return late, model, [await w.ask(), await w.ask(INFER, TENSORS)], await w.ask("/v2/health/live", method="GET")
 
-    late, answered, live = run(tmp_path, made, work)
+    late, model, answered, live = run(tmp_path, made, work)
     assert (late.status, late.json["why"], live.status) == (503, ["the server is being shut down"], 200)
+    assert (model.status, model.json) == (503, {"name": "loan_approval", "ready": False})
     for said in answered:
         assert (said.status, said.headers["connection"]) == (200, "close")
 
@@ -394,7 +397,7 @@ def test_told_to_go_it_is_not_ready_and_decides_for_whoever_is_still_sent_to_it(
 def test_the_open_inference_protocol(tmp_path: Path, made: world.Made) -> None:
     [subject, wide] = TENSORS["inputs"]
     narrow = [{"name": n, "shape": [2, 1], "datatype": "FP64", "data": [FEATURES[n], DECLINED[n]]} for n in FEATURES]
-    bad: list[tuple[dict[str, Any], str]] = [
+    bad: list[tuple[Any, str]] = [
         ({"inputs": [subject, {**wide, "shape": [8]}]}, "bad shape"),
         ({"inputs": [subject, {**wide, "data": [1]}]}, "as many values"),
         ({"inputs": [subject, {**wide, "datatype": "BYTES"}]}, "bad datatype"),
@@ -402,10 +405,16 @@ def test_the_open_inference_protocol(tmp_path: Path, made: world.Made) -> None:
         ({"inputs": [subject, subject, wide]}, "two tensors"),
         ({"inputs": [subject, {**wide, "name": "wide"}]}, "unknown tensor"),
         ({"inputs": [subject, wide], "outputs": [{"name": "secret"}]}, "unknown output"),
-        ({"inputs": [subject, {**wide, "data": [[1, 2], [3, 4]]}]}, "as many values"),
-        ({"inputs": [subject, {**wide, "data": [[1], *wide["data"][1:]]}]}, "as many values"),
-        ({"inputs": [subject, {**wide, "data": [[]] * 8}]}, "as many values"),
-        ({"inputs": [subject, {**wide, "data": [[1]] * 8}]}, "as many values"),
+        ({"inputs": [subject, {**wide, "data": [[1, 2], [3, 4]]}]}, "not nested as its shape says"),
+        ({"inputs": [subject, {**wide, "data": [[1], *wide["data"][1:]]}]}, "not nested as its shape says"),
+        ({"inputs": [subject, {**wide, "data": [[]] * 8}]}, "not nested as its shape says"),
+        ({"inputs": [subject, {**wide, "data": [[1]] * 8}]}, "not nested as its shape says"),
+        ({"inputs": [subject, {**wide, "data": [[[1, 2], [3, 4]]] * 2}]}, "8 values in one list, or nested as [2, 4]"),
+        ({"inputs": [subject, {**wide, "data": [wide["data"]]}]}, "not nested as its shape says"),
+        ({"inputs": [{**subject, "data": [["a"], ["b"]]}, wide]}, "2 values in one list"),
+        ({"inputs": [subject, *narrow[:-1], {**narrow[-1], "data": [[1], [[2]]]}]}, "not nested as its shape says"),
+        ({"inputs": [subject, *narrow[:-1], {**narrow[-1], "data": [[1], 2]}]}, "2 values in one list, or nested as [2, 1]"),
+        (json.dumps({"inputs": [subject, {**wide, "data": "DEEP"}]}).replace('"DEEP"', "[" * 500 + "]" * 500).encode(), "not nested"),
         ({"inputs": [subject, {**wide, "data": [99, *wide["data"][1:]]}]}, "out of range"),
         ({"inputs": [subject, wide], "more": 1}, "Extra inputs"),
     ]
@@ -413,6 +422,8 @@ def test_the_open_inference_protocol(tmp_path: Path, made: world.Made) -> None:
     async def work(w: World) -> Any:
         rows = [await w.ask(INFER, {"id": "x", "inputs": [subject, wide]}), await w.ask(INFER, {"inputs": [subject, *narrow]})]
         rows.append(await w.ask(INFER, {"inputs": [subject, {**wide, "data": [wide["data"][:4], wide["data"][4:]]}]}))
+        nested = [{**t, "data": [[x] for x in t["data"]]} for t in ({**subject, "shape": [2, 1]}, *narrow)]
+        rows.append(await w.ask(INFER, {"inputs": nested}))
         one = await w.ask("/v2/models/loan_approval/versions/7/infer", {"inputs": [subject, wide], "outputs": [{"name": "score"}]})
         known = [await w.ask(p, method="GET") for p in ("/v2", "/v2/models/loan_approval", "/v2/models/loan_approval/versions/7/ready")]
         none = [await w.ask(p, method="GET") for p in ("/v2/models/other", "/v2/models/loan_approval/versions/8")]
@@ -420,16 +431,64 @@ def test_the_open_inference_protocol(tmp_path: Path, made: world.Made) -> None:
 
     rows, one, known, none, wrong = run(tmp_path, made, work)
     said = [{o["name"]: o["data"] for o in r.json["outputs"]} for r in rows]
-    assert [s["decision"] for s in said] == [["approved", "declined"]] * 3
-    assert said[0]["score"] == said[1]["score"] == said[2]["score"]
-    assert rows[0].json["id"] == "x"
+    assert [s["decision"] for s in said] == [["approved", "declined"]] * 4
+    assert all(s["score"] == said[0]["score"] for s in said)
+    assert [r.json.get("id", "none") for r in rows] == ["x", *["none"] * 3]
     assert "because of debt" in said[0]["reasons"][1]
     assert [o["name"] for o in one.json["outputs"]] == ["score"]
     assert [k.status for k in known] == [200] * 3
-    assert [i["name"] for i in known[1].json["inputs"]] == ["subject", *FEATURES]
+    assert [i["name"] for i in known[1].json["inputs"]] == ["subject", *FEATURES, "group:race"]
+    assert known[1].json["inputs"][-1]["parameters"] == {"optional": True}
+    assert known[2].json == {"name": "loan_approval", "ready": True}
     assert [n.status for n in none] == [404, 404]
     assert wrong == []
-    assert len((tmp_path / "log" / "000000000001.jsonl").read_bytes().splitlines()) == 8  # a record a row, none of a refused request
+    assert len((tmp_path / "log" / "000000000001.jsonl").read_bytes().splitlines()) == 10  # a record a row, none of a refused request
+
+
+def test_groups_in_tensors_are_those_of_an_application(tmp_path: Path, made: world.Made) -> None:
+    """Counted, needed and refused alike; null is a row that states none."""
+    [subject, wide] = TENSORS["inputs"]
+
+    def stating(words: list[Any], attribute: str = "race", **how: Any) -> dict[str, Any]:
+        group = {"name": f"group:{attribute}", "shape": [2], "datatype": "BYTES", "data": words}
+        return {"inputs": [subject, wide, {**group, **how}]}
+
+    bad = [
+        (stating(["black", "martian"]), [("row 2: groups.race", "unknown group")]),
+        (stating(["black", ["white"]]), [("inputs.group:race", "data is not nested as its shape says")]),
+        (stating(["a", "b"], "age"), [(f"row {n}: groups.age", "unknown attribute") for n in (1, 2)]),
+        (stating([1, 2], datatype="INT64"), [("inputs.group:race", "bad datatype")]),
+        (
+            stating(["black"], shape=[1]),
+            [("inputs.group:race", what) for what in ("bad shape", "as many values as its shape says are wanted")],
+        ),
+    ]
+
+    async def work(w: World) -> Any:
+        refused = [(await w.ask(INFER, body)).json["problems"] for body, _ in bad]
+        good = [await w.ask(INFER, stating(words)) for words in (["black", None], ["black", "white"])]
+        return refused, good, w.metrics.registry
+
+    refused, good, counted = run(tmp_path, made, work)
+    assert [[(p["where"], p["what"]) for p in found] for found in refused] == [found for _, found in bad]
+    assert [g.status for g in good] == [200, 200]
+    labels = {"variant": "champion", "shadow": "false", "attribute": "race"}
+    for group, decision, n in (("black", "approved", 2), ("white", "declined", 1)):
+        found = counted.get_sample_value("countersign_group_decisions_total", {**labels, "group": group, "decision": decision})
+        assert found == n
+
+
+def test_a_rule_that_needs_a_group_is_asked_in_tensors(served: Served) -> None:
+    """As its example asks it, with the group's tensor; without, the contract says what is missing."""
+    needing = contracts.read({**served.report, "rule": {"kind": "per_group", "needs": ["race"]}})
+    asked = openapi.tensors(needing)
+    for inputs, groups in ((asked["inputs"], {"race": "black"}), (asked["inputs"][:-1], {})):
+        [row] = protocol.applications(protocol.Inference.model_validate({"inputs": inputs}), needing)
+        assert row.get("groups", {}) == groups
+    assert needing.check(openapi.example(needing)).groups == {"race": "black"}
+    with pytest.raises(contracts.BadApplication, match=r"groups\.race: missing: the decision rule needs it"):
+        needing.check(row)
+    assert protocol.metadata("x", ["1"], needing)["inputs"][-1]["parameters"] == {"optional": False}
 
 
 def test_what_is_wrong_is_said_of_every_row(tmp_path: Path, made: world.Made) -> None:

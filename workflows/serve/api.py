@@ -16,7 +16,7 @@ from workflows.serve.contract import BadApplication
 from workflows.serve.decide import Undecidable
 from workflows.serve.front import DECISIONS, Refused, State, internal_error, trace_in
 from workflows.serve.log import NotKept
-from workflows.serve.openapi import WITH_ERROR, refusals
+from workflows.serve.openapi import READY, WITH_ERROR, refusals
 from workflows.serve.protocol import Inference
 from workflows.serve.service import Service
 
@@ -24,6 +24,11 @@ VERSION = "1"
 MODEL = "/v2/models/{name}"
 VERSIONED = f"{MODEL}/versions/{{version}}"
 UNREADY: dict[int | str, dict[str, Any]] = {503: {"description": "No decision is taken; `why` says what is the matter"}}
+TENSORS = (
+    "Each row of the tensors is an application: `subject` (BYTES), and `features` of shape [rows, features] or a tensor a feature. "
+    "`group:ATTRIBUTE` (BYTES, null where a row states none) is what `groups` is in an application; it may be left out unless the "
+    "decision rule needs it."
+)
 INFER = (f"{MODEL}/infer", f"{VERSIONED}/infer")
 
 
@@ -133,21 +138,28 @@ def _models(app: FastAPI, state: State) -> None:
     known_ones = refusals("404", "422", "503", schema=WITH_ERROR)
     asked_ones = refusals("400", "404", "408", "413", "415", "422", "503", schema=WITH_ERROR)
 
+    # A model that is loaded and decides nothing just now is no problem of the request: its 503 is an answer of this protocol.
+    said = {"application/json": {"schema": READY}}
+    ready_ones = known_ones | {
+        "200": {"description": "It decides", "content": said},
+        "503": {"description": "It does not, just now", "content": known_ones["503"]["content"] | said},
+    }
+
     @app.get(MODEL, summary="Tensors of a model", responses=known_ones)
     @app.get(VERSIONED, summary="Tensors of a model", responses=known_ones)
     async def model(name: str, version: str | None = None) -> dict[str, Any]:
         service = known(name, version)
         return protocol.metadata(name, [str(service.release.sequence)], service.contract)
 
-    @app.get(f"{MODEL}/ready", summary="A model decides", responses=known_ones)
-    @app.get(f"{VERSIONED}/ready", summary="A model decides", responses=known_ones)
+    @app.get(f"{MODEL}/ready", summary="A model decides", responses=ready_ones)
+    @app.get(f"{VERSIONED}/ready", summary="A model decides", responses=ready_ones)
     async def ready(name: str, version: str | None = None) -> JSONResponse:
         known(name, version)
         why = state.problems
-        return JSONResponse({"ready": not why}, 503 if why else 200)
+        return JSONResponse({"name": name, "ready": not why}, 503 if why else 200)
 
-    @app.post(INFER[0], summary="Decide on a row of tensors each", responses=asked_ones)
-    @app.post(INFER[1], summary="Decide on a row of tensors each", responses=asked_ones)
+    @app.post(INFER[0], summary="Decide on a row of tensors each", description=TENSORS, responses=asked_ones)
+    @app.post(INFER[1], summary="Decide on a row of tensors each", description=TENSORS, responses=asked_ones)
     async def infer(request: Request, name: str, asked: Inference, version: str | None = None) -> JSONResponse:
         service = known(name, version)
         answers = await _decided(service, asked, trace_in(request.scope["headers"]))

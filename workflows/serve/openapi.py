@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from workflows.serve.contract import LONGEST_SUBJECT, Contract, Feature
-from workflows.serve.protocol import OUTPUTS
+from workflows.serve.protocol import GROUP, OUTPUTS
 
 PROBLEM: dict[str, Any] = {
     "type": "object",
@@ -73,8 +73,7 @@ def complete(described: dict[str, Any], contract: Contract | None, infer: Iterab
 
     `served` is parameter of a path -> its value for what is served.
     """
-    # A rule that needs a group cannot be asked in tensors.
-    examples = {"rows": {"value": tensors(contract)}} if contract and not contract.needs else {}
+    examples = {"rows": {"value": tensors(contract)}} if contract else {}
     answer = {"schema": INFERRED, "examples": {"declined": {"value": INFERENCE_EXAMPLE}}}
     for path in infer:
         said = described["paths"][path]["post"]
@@ -93,6 +92,7 @@ def tensors(contract: Contract) -> dict[str, Any]:
         "inputs": [
             {"name": "subject", "shape": [1], "datatype": "BYTES", "data": [said["subject"]]},
             {"name": "features", "shape": [1, len(values)], "datatype": "FP64", "data": values},
+            *({"name": f"{GROUP}{a}", "shape": [1], "datatype": "BYTES", "data": [g]} for a, g in said.get("groups", {}).items()),
         ]
     }
 
@@ -178,11 +178,11 @@ EXAMPLE: dict[str, Any] = {
 }
 INFERRED = {
     "type": "object",
-    "required": ["model_name", "model_version", "id", "outputs"],
+    "required": ["model_name", "model_version", "outputs"],
     "properties": {
         "model_name": {"type": "string", "description": "The pipeline"},
         "model_version": {"type": "string", "description": "The release's number"},
-        "id": {"type": ["string", "null"], "description": "As it was asked with"},
+        "id": {"type": "string", "description": "As it was asked with; left out where it was asked with none"},
         "outputs": {
             "type": "array",
             "items": {
@@ -198,12 +198,17 @@ INFERRED = {
         },
     },
 }
+READY = {
+    "type": "object",
+    "required": ["name", "ready"],
+    "properties": {"name": {"type": "string", "description": "The pipeline"}, "ready": {"type": "boolean"}},
+}
+"""Of one model."""
 SERVED = {"name": "loan_approval", "version": "7"}
 """Where nothing is served yet."""
 INFERENCE_EXAMPLE = {
     "model_name": SERVED["name"],
     "model_version": SERVED["version"],
-    "id": None,
     "outputs": [
         {"name": "score", "datatype": "FP64", "shape": [1], "data": [EXAMPLE["score"]]},
         {"name": "decision", "datatype": "BYTES", "shape": [1], "data": [EXAMPLE["decision"]]},
