@@ -18,6 +18,7 @@ from tests.serve.logs import KEYS, SIGNER, disk, no_room
 from tests.serve.world import DECLINED, FEATURES, SUBJECT_KEY
 from workflows.serve import api, openapi, protocol
 from workflows.serve import contract as contracts
+from workflows.serve.decide import Undecidable
 from workflows.serve.entry import Keeper
 from workflows.serve.front import Bounds, Front, State
 from workflows.serve.loading import Served, load
@@ -333,6 +334,27 @@ def test_an_answer_that_takes_too_long_is_none(tmp_path: Path, made: world.Made)
     late, then = run(tmp_path, made, work, bounds=Bounds(seconds=0.2))
     assert (late.status, late.json["title"], late.headers["retry-after"]) == (503, "not decided in time", "1")
     assert then.status == 200
+
+
+def test_a_model_without_a_lawful_answer_gives_none(tmp_path: Path, made: world.Made) -> None:
+    """As the description says of both ways to ask; nothing is kept."""
+
+    async def work(w: World) -> Any:
+        def reasonless(*_: Any) -> Any:
+            raise Undecidable("declined, but nothing lowered the score")
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(w.service, "_made", reasonless)
+            said = [await w.ask(), await w.ask(INFER, TENSORS)]
+        return said, (await w.ask("/openapi.json", method="GET")).json["paths"]
+
+    said, paths = run(tmp_path, made, work)
+    assert [(s.status, s.json["title"]) for s in said] == [(500, "no decision")] * 2
+    assert (tmp_path / "log" / "000000000001.jsonl").read_bytes() == b""
+    for path in ("/v1/decisions", *api.INFER):
+        described = {s: r["description"] for s, r in paths[path]["post"]["responses"].items()}
+        assert "nothing was decided" in described["500"]
+        assert all("may hold a decision all the same" in described[s] for s in ("500", "503"))
 
 
 def test_a_log_that_takes_nothing_answers_nothing(tmp_path: Path, made: world.Made) -> None:

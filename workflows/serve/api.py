@@ -136,7 +136,7 @@ def _models(app: FastAPI, state: State) -> None:
         return service
 
     known_ones = refusals("404", "422", "503", schema=WITH_ERROR)
-    asked_ones = refusals("400", "404", "408", "413", "415", "422", "503", schema=WITH_ERROR)
+    asked_ones = refusals("400", "404", "408", "413", "415", "422", "500", "503", schema=WITH_ERROR)
 
     # A model that is loaded and decides nothing just now is no problem of the request: its 503 is an answer of this protocol.
     said = {"application/json": {"schema": READY}}

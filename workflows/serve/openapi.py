@@ -37,7 +37,10 @@ REFUSALS = {
     "413": "Too large",
     "415": "Not JSON",
     "422": "The request cannot be decided; `problems` lists everything to mend",
-    "503": "Overloaded, not ready, or the decision log cannot be written: nothing was decided; try again",
+    "500": "No decision: the model declines, and nothing lowered the score, so that there is no reason to give; nothing was decided. "
+    "Or an internal error: the decision log may hold a decision all the same, which nobody was given",
+    "503": "Overloaded, not ready, or the decision log cannot be written: nothing was decided; try again. Or not answered in time: try "
+    "again; the decision log may hold a decision all the same, which nobody was given",
 }
 
 
