@@ -10,7 +10,7 @@
 | `COUNTERSIGN_LOG_MODE` | `strict`, or `batched` | `strict` |
 | `COUNTERSIGN_LOG_SIZE` | how much the log's folder may take, as Kubernetes writes it: `1Gi` | the disk |
 | `COUNTERSIGN_HOST`, `_PORT`, `_METRICS_PORT` | where it listens | `0.0.0.0`, 8080, 9090 |
-| `COUNTERSIGN_DRAIN` | seconds between SIGTERM and no longer listening | 5 |
+| `COUNTERSIGN_DRAIN` | seconds without a request, after SIGTERM, until it no longer listens; at most 5 more | 5 |
 | `COUNTERSIGN_SEND` | seconds that it goes on trying to send the rest of the log, at the end | 25 |
 """
 
