@@ -15,14 +15,17 @@ from tests.conftest import ROOT
 from tests.promote.world import NOW, SIGNERS, because, environment, members, stamp
 from tests.serve import world as served
 from tests.serve.logs import SIGNER
+from tests.steps.example import evaluated, trained
 from workflows.cli_promote import compare_champion
 from workflows.errors import BadInput, NotVerified
+from workflows.loan_approval import champion as declared
 from workflows.loan_approval import pipeline
 from workflows.promote import champion
 from workflows.promote.deployer import Nothing
 from workflows.promote.ledger import Ledger
 from workflows.promote.policy import Policies, parse
 from workflows.promote.promoting import Asked, Desk, promote
+from workflows.run.sources import read as sources
 from workflows.run.store.local import LocalStore
 
 
@@ -64,6 +67,20 @@ def test_it_is_the_model_and_the_rule_that_serve(tmp_path: Path) -> None:
     (made.store.documents / f"runs/{made.run}/root").write_text("0" * 64 + "\n")
     with pytest.raises(NotVerified):
         champion.report(made.store, ledger, pipeline)
+
+
+def test_the_next_evaluation_reads_it(tmp_path: Path) -> None:
+    """As the command writes the file and a step reads it: the same model as the one that serves, so no better and no worse."""
+    made = served.make(tmp_path / "store")
+    serve(made.store, "dev", "prod")
+    path = tmp_path / declared.at
+    path.parent.mkdir(parents=True)
+    path.write_bytes(champion.report(made.store, Ledger(made.store, policies(), "prod"), pipeline) + b"\n")
+    report = evaluated(trained(), champion=sources.read(tmp_path, declared, path)).evaluation
+    found = report["champion"]
+    assert (found["status"], found["name"], found["same_decision"]) == ("compared", "prod 1", 1)
+    assert found["auc_over_champion"]["value"] == 0
+    assert found["holdout"] == {name: report["holdout"][name] for name in found["holdout"]}
 
 
 def test_a_source_that_says_another_champion_than_the_one_that_serves_is_told(tmp_path: Path) -> None:
