@@ -24,6 +24,7 @@ ENVIRONMENTS = {"local": "countersign", "dev": "dev", "staging": "staging", "pro
 INSTALLS = ("controller", "overlays/local/argo", "overlays/local/archive")
 
 Rule = tuple[set[str], ...]
+SEES = {"get", "list", "watch"}
 ALL = {"create", "delete", "get", "list", "patch", "update", "watch"}
 RESULTS: Rule = ({"argoproj.io"}, {"workflowtaskresults"}, {"create", "patch"})
 RULES: dict[str, list[Rule]] = {
@@ -32,17 +33,27 @@ RULES: dict[str, list[Rule]] = {
     "countersign-submitter": [
         ({"argoproj.io"}, {"workflows"}, {"create", "get", "list", "watch"}),
         ({"argoproj.io"}, {"workflowtemplates"}, {"get"}),
+        ({""}, {"configmaps"}, {"get"}, {"countersign"}),
+        ({""}, {"pods"}, SEES),
+        ({""}, {"pods/log"}, {"get"}),
     ],
     "countersign-publisher": [
         ({""}, {"configmaps"}, {"get", "patch"}, {"countersign"}),
         ({"argoproj.io"}, {"workflowtemplates"}, {"create", "get", "patch"}),
     ],
     "countersign-auditor": [({"argoproj.io"}, {"workflows"}, {"get", "list"})],
+    "countersign-viewer": [
+        ({"argoproj.io"}, {"workflows"}, SEES),
+        ({"argoproj.io"}, {"workflowtemplates", "cronworkflows"}, {"get", "list"}),
+        ({""}, {"pods", "events"}, SEES),
+        ({""}, {"pods/log"}, {"get"}),
+        ({""}, {"secrets"}, {"get"}, {"countersign-artifacts"}),
+    ],
     "promoter": [
         ({""}, {"configmaps", "services", "serviceaccounts", "pods"}, ALL),
         ({""}, {"pods/log"}, {"get"}),
         ({"apps"}, {"deployments"}, ALL),
-        ({"apps"}, {"replicasets"}, {"get", "list", "watch"}),
+        ({"apps"}, {"replicasets"}, SEES),
         ({"argoproj.io"}, {"rollouts", "analysistemplates"}, ALL),
         ({"autoscaling"}, {"horizontalpodautoscalers"}, ALL),
         ({"policy"}, {"poddisruptionbudgets"}, ALL),
@@ -148,6 +159,15 @@ def test_an_account_may_do_what_is_listed_and_nothing_else(environment: Objects)
         rules = of(environment, "Role")[account]["rules"]
         assert [rule_of(r) for r in rules] == expected
         assert all(set(r) <= {"apiGroups", "resources", "verbs", "resourceNames"} for r in rules)
+
+
+def test_who_looks_reads_the_secret_that_artifacts_are_fetched_with_and_no_other(environment: Objects) -> None:
+    """Argo's server reads it as whoever asks for an artifact."""
+    repositories = of(environment, "ConfigMap")["artifact-repositories"]["data"].values()
+    fetched_with = {yaml.safe_load(r)["s3"][k]["name"] for r in repositories for k in ("accessKeySecret", "secretKeySecret")}
+    rules = of(environment, "Role")["countersign-viewer"]["rules"]
+    assert [set(r["resourceNames"]) for r in rules if "secrets" in r["resources"]] == [fetched_with]
+    assert {v for r in rules for v in r["verbs"]} == SEES, "it changes nothing"
 
 
 def test_only_the_local_server_has_rights_of_its_own() -> None:
