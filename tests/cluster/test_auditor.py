@@ -15,7 +15,7 @@ import sys
 import pytest
 
 from tests.cluster.audited import ARTIFACTS, LONG, NAMESPACE, Bank, digests
-from tests.cluster.real import Space, from_server, store_client
+from tests.cluster.real import Space, from_server, store_client, token_of
 from tests.conftest import Home
 from workflows.loan_approval import pipeline
 from workflows.names import argo_name
@@ -93,20 +93,40 @@ def test_argos_ui_shows_the_pipelines_own_tasks(bank: Bank) -> None:
     assert shown == {"plan", f"{bank.answer['workflow']}.onExit", *one, *fanned}
 
 
-def test_argos_ui_gives_out_the_report_and_the_verdicts_as_they_were_made(bank: Bank) -> None:
-    """From the server itself, as a browser gets them: byte for byte what the run's records name."""
-    name = bank.answer["workflow"]
-    nodes = Space(name=NAMESPACE).workflow(name)["status"]["nodes"].values()
+@pytest.mark.parametrize("account", [None, "countersign-viewer"])
+def test_argos_ui_gives_out_the_report_and_the_verdicts_as_they_were_made(bank: Bank, account: str | None) -> None:
+    """From the server itself, as a browser gets them: byte for byte what the run's records name.
+
+    Without a token it is the local overlay's server that reads them. Elsewhere it reads them as whoever asks.
+    """
+    space = Space(name=NAMESPACE)
+    token = f"Bearer {token_of(space, account)}" if account else ""
     found = {}
-    for node in (n for n in nodes if n["type"] == "Pod"):
-        for artifact in node.get("outputs", {}).get("artifacts", []):
-            if artifact["name"] != "main-logs":
-                answer = from_server(f"artifact-files/{NAMESPACE}/workflows/{name}/{node['id']}/outputs/{artifact['name']}")
-                assert answer.status == 200, answer.data
-                found[artifact["name"]] = hashlib.sha256(answer.data).hexdigest()
-    shown = {"evidence", "verdicts", "privacy_verdicts", "quality_verdicts", "evaluation"}
+    for artifact, node in shown_in_ui(bank).items():
+        answer = from_server(f"artifact-files/{NAMESPACE}/workflows/{bank.answer['workflow']}/{node}/outputs/{artifact}", token=token)
+        assert answer.status == 200, answer.data
+        found[artifact] = hashlib.sha256(answer.data).hexdigest()
     made = digests(bank.answer)
-    assert found == {argo_name(a): made[f"{pipeline.name}/{a}"] for a in shown}
+    assert found == {argo_name(a): made[f"{pipeline.name}/{a}"] for a in SHOWN}
+
+
+@pytest.mark.parametrize(("account", "said"), [("countersign-step", {403}), ("countersign-auditor", {403, 500})])
+def test_argos_ui_gives_no_report_to_an_account_without_the_right(bank: Bank, account: str, said: set[int]) -> None:
+    """Argo 4.0 says 403 where the workflow may not be read, and 500 where the Secret may not be."""
+    token = f"Bearer {token_of(Space(name=NAMESPACE), account)}"
+    node = shown_in_ui(bank)["evidence"]
+    answer = from_server(f"artifacts/{NAMESPACE}/{bank.answer['workflow']}/{node}/evidence", token=token)
+    assert answer.status in said, answer.data[:200]
+
+
+SHOWN = {"evidence", "verdicts", "privacy_verdicts", "quality_verdicts", "evaluation"}
+
+
+def shown_in_ui(bank: Bank) -> dict[str, str]:
+    """The artifacts that Argo keeps for people to look at, by name, and the node of each."""
+    nodes = Space(name=NAMESPACE).workflow(bank.answer["workflow"])["status"]["nodes"].values()
+    pods = [n for n in nodes if n["type"] == "Pod"]
+    return {a["name"]: n["id"] for n in pods for a in n.get("outputs", {}).get("artifacts", []) if a["name"] != "main-logs"}
 
 
 @pytest.mark.usefixtures("bank")

@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 import yaml
 
+from tests.cluster.real import Space, from_server, only_as, token_of
 from tests.conftest import lacking
 from tests.infra.test_kustomize import RULES, Rule, render, rule_of
 
@@ -249,6 +250,69 @@ def test_a_pod_on_the_step_image_is_restricted_and_whole() -> None:
     place = f"{SERVER}/artifact-files/{NAMESPACE}/workflows/{workflow['metadata']['name']}/{node['id']}/outputs/main-logs"
     assert "hello from a step" in kubectl("get", "--raw", place).stdout, "its log is kept, and Argo's server shows it"
     kubectl("delete", "workflow", workflow["metadata"]["name"], "-n", NAMESPACE, "--wait=false")
+
+
+FAILS = """
+import pathlib, sys
+pathlib.Path("/tmp/found.json").write_text("{}")
+sys.exit("what went wrong")
+"""
+
+
+@pytest.fixture(scope="module")
+def failed() -> Iterator[tuple[str, str]]:
+    """A workflow whose pod failed, and so stays with its log, and the pod's node."""
+    workflow = run(hello(FAILS))
+    name = workflow["metadata"]["name"]
+    assert workflow["status"]["phase"] == "Failed", workflow["status"]
+    (node,) = workflow["status"]["nodes"].values()
+    yield name, node["id"]
+    kubectl("delete", "workflow", name, "-n", NAMESPACE, "--wait=false")
+
+
+def as_(account: str) -> str:
+    """With this Argo's server acts as an account of the namespace: auth mode client, which is all that there is elsewhere."""
+    return f"Bearer {token_of(Space(name=NAMESPACE), account)}"
+
+
+@pytest.mark.parametrize(
+    ("account", "sees"),
+    [
+        ("countersign-viewer", {"workflow", "workflows", "templates", "schedules", "log", "kept log"}),
+        ("countersign-submitter", {"workflow", "workflows", "log"}),
+        ("countersign-auditor", {"workflow", "workflows"}),
+        ("countersign-step", set()),
+    ],
+)
+def test_who_looks_sees_in_argos_ui_what_their_role_says(failed: tuple[str, str], account: str, sees: set[str]) -> None:
+    name, node = failed
+    pages = {
+        "workflow": (f"api/v1/workflows/{NAMESPACE}/{name}", name),
+        "workflows": (f"api/v1/workflows/{NAMESPACE}?fields=metadata,items.metadata.name", name),
+        "templates": (f"api/v1/workflow-templates/{NAMESPACE}", "loan-approval"),
+        "schedules": (f"api/v1/cron-workflows/{NAMESPACE}", "metadata"),
+        "log": (f"api/v1/workflows/{NAMESPACE}/{name}/log?logOptions.container=main", "what went wrong"),
+        "kept log": (f"artifacts/{NAMESPACE}/{name}/{node}/main-logs", "what went wrong"),
+    }
+    token = as_(account)
+    answers = {page: from_server(path, token=token) for page, (path, _) in pages.items()}
+    shown = {page for page, answer in answers.items() if answer.status == 200 and pages[page][1].encode() in answer.data}
+    assert shown == sees, {page: (a.status, a.data[:200]) for page, a in answers.items()}
+
+
+def test_who_may_not_see_a_workflow_is_refused_its_artifacts_and_its_log(failed: tuple[str, str]) -> None:
+    name, node = failed
+    token = as_("countersign-step")
+    for path in (f"artifacts/{NAMESPACE}/{name}/{node}/main-logs", f"api/v1/workflows/{NAMESPACE}/{name}"):
+        assert from_server(path, token=token).status == 403, path
+
+
+def test_argos_command_line_shows_a_submitter_why_a_run_failed(failed: tuple[str, str], tmp_path: Path) -> None:
+    """The hint that a failed run ends with names this command."""
+    env = os.environ | only_as(Space(name=NAMESPACE), "countersign-submitter", tmp_path)
+    words = ["argo", "logs", "-n", NAMESPACE, failed[0]]
+    done = subprocess.run(words, env=env, capture_output=True, text=True, check=False, timeout=120)
+    assert (done.returncode, "what went wrong" in done.stdout) == (0, True), done.stdout + done.stderr
 
 
 def test_argos_server_was_lent_no_secret_of_the_environment_but_one() -> None:

@@ -267,6 +267,7 @@ def test_a_pipeline_that_was_not_published_there(toy: Toy) -> None:
 
 def test_the_right_to_submit_is_enough(toy: Toy, space: Space, tmp_path: Path) -> None:
     env = {**toy.env, **only_as(space, "countersign-submitter", tmp_path)}
+    del env["COUNTERSIGN_STORE"]  # the ConfigMap says it
     said = toy.home.ask("submit", "toy", "--namespace", toy.space.name, "--set", "pick.at_least=32", "--json", env=env)
     assert (said.code, said.json["created"]) == (0, True), said.err
     published = toy.home.ask("publish", "--namespace", toy.space.name, env=env)
