@@ -12,12 +12,15 @@ from infra.cluster import argo, services
 from infra.cluster.choose import Kind
 from infra.cluster.down import down
 from infra.cluster.kube import Kube
+from infra.cluster.packages import install_line, lacking_for_tests
 from infra.cluster.progress import line
 from infra.cluster.settings import REGION, ROOT, Places
 from infra.cluster.up import Wishes, up
 
 MAY_END = "COUNTERSIGN_TEST_CLUSTER_DOWN"
 """Tells the command that the cluster was brought up for it alone: it may take it away itself."""
+ALL = "COUNTERSIGN_TEST_ALL"
+"""Tells tests that everything is here: one that leaves itself out fails."""
 
 
 def around(places: Places, kind: Kind, wishes: Wishes, command: Sequence[str]) -> int:
@@ -28,11 +31,22 @@ def around(places: Places, kind: Kind, wishes: Wishes, command: Sequence[str]) -
         told = {**os.environ, "KUBECONFIG": kube.kubeconfig, "PATH": f"{places.bin}:{kube.kubectl.parent}:{os.environ['PATH']}"}
         if not stays:
             told[MAY_END] = "1"
+        told |= whole(kind, lacking_for_tests())
         publish(kube, {**told, **store(kube)})
         return subprocess.run(command, env=told, check=False).returncode
     finally:
         if not stays:
             down(places, kind)
+
+
+def whole(kind: Kind, lacking: Sequence[str]) -> dict[str, str]:
+    """What to tell the command of a cluster whose parts all come from here: else tests that lack one would be left out unnoticed."""
+    if kind is not Kind.LOCAL:
+        return {}  # what another's cluster has is for its owner to say
+    if lacking:
+        line("tests", f"some will say that they were not run, for want of {', '.join(lacking)}: {install_line(lacking)}")
+        return {}
+    return {ALL: "1"}
 
 
 def store(kube: Kube) -> dict[str, str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import shutil
 import sys
 import traceback
 from collections.abc import Callable, Sequence
@@ -166,6 +167,8 @@ def do_down(places: Places, given: argparse.Namespace) -> int:
     down(places, kind_of(places, given))
     if places.cache.exists():
         print(f"Kept for the next time: built programs and images in {places.cache}")
+        if shutil.which("buildah"):
+            print("  and, in buildah's own store, the images that were built here, if any; docs/cluster.md says how to remove both")
     return 0
 
 

@@ -38,6 +38,9 @@ NEEDS = (
 # What the steps' image is built with.
 STEP_IMAGE_NEEDS = (Need(program="buildah", package="buildah"), Need(program="mmdebstrap", package="mmdebstrap"))
 CNI_PACKAGE = "containernetworking-plugins"
+# What tests on a cluster need beside the cluster: libraries, looked for below /usr/lib. The cluster itself does without.
+TEST_LIBRARIES = {"*/faketime/libfaketimeMT.so.1": "libfaketime"}
+LIBRARIES = Path("/usr/lib")
 
 
 def cni_folder() -> Path:
@@ -52,6 +55,11 @@ def missing_packages(
     if not all((cni() / p).exists() for p in CNI_PROGRAMS):
         lacking.add(CNI_PACKAGE)
     return tuple(sorted(lacking))
+
+
+def lacking_for_tests(libraries: Path = LIBRARIES) -> tuple[str, ...]:
+    """Packages without which tests on a cluster leave themselves out."""
+    return tuple(package for pattern, package in TEST_LIBRARIES.items() if not any(libraries.glob(pattern)))
 
 
 def install_line(packages: Iterable[str]) -> str:

@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from infra.cluster import argo, control_plane, images, kube, loading, memory, network, node, packages, recipes, services, upstream
+from infra.cluster.around import whole
 from infra.cluster.choose import Kind, choose
 from infra.cluster.process import Daemon
 from infra.cluster.progress import Phase, carry_out
@@ -419,6 +420,18 @@ def test_where_no_cluster_can_be_had_one_line_says_so(tmp_path: Path) -> None:
     assert said.stderr.count("\n") == 1
     said = ask("--on", "local", "around", "no-such-program", COUNTERSIGN_TEST_ALL="1", **here)
     assert (said.returncode, "not run" in said.stderr) == (2, False)
+
+
+def test_on_a_cluster_of_our_own_a_test_that_is_left_out_is_a_failure(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Unless this machine lacks what the cluster does not bring: then a line names it beforehand."""
+    assert packages.lacking_for_tests(tmp_path) == ("libfaketime",)
+    assert whole(Kind.LOCAL, packages.lacking_for_tests(tmp_path)) == {}
+    assert "apt-get install --no-install-recommends libfaketime" in capsys.readouterr().out
+    (tmp_path / "x86_64-linux-gnu/faketime").mkdir(parents=True)
+    (tmp_path / "x86_64-linux-gnu/faketime/libfaketimeMT.so.1").touch()
+    assert whole(Kind.LOCAL, packages.lacking_for_tests(tmp_path)) == {"COUNTERSIGN_TEST_ALL": "1"}
+    assert [whole(kind, ()) for kind in (Kind.KIND, Kind.EXISTING)] == [{}, {}]
+    assert capsys.readouterr().out == ""
 
 
 def test_who_did_not_ask_for_a_cluster_gets_none_built_and_none_broken(tmp_path: Path) -> None:
