@@ -272,6 +272,11 @@ class Office:
         runs = json.loads(self.space.kubectl("get", "analysisruns", "-o", "json"))["items"]
         return {m["phase"] for run in runs for m in run["status"]["metricResults"] if m["name"] == metric}
 
+    def scaling(self) -> dict[str, str]:
+        """The autoscaler's conditions, and whether each holds."""
+        status = self.space.get("horizontalpodautoscaler", NAME)["status"]
+        return {c["type"]: c["status"] for c in status.get("conditions", [])}
+
     def evict(self, pod: str) -> bool:
         """As a node is drained; whether the disruption budget lets it."""
         o = {"apiVersion": "policy/v1", "kind": "Eviction", "metadata": {"name": pod, "namespace": self.space.name}}

@@ -19,7 +19,7 @@ from pathlib import Path
 import pytest
 
 from tests.cluster.bank import LAPTOP, Bank
-from tests.cluster.office import NAME, Caller, Office, from_gates
+from tests.cluster.office import Caller, Office, from_gates
 from tests.cluster.real import kubectl, new_space, toy_in, wait
 from tests.conftest import ROOT, home_from, lacking
 from tests.promote.world import because
@@ -115,8 +115,7 @@ def test_from_gates_to_production_and_back(office: Office) -> None:
         assert (second.json["sequence"], second.json["state"], second.json["deployed"]["namespace"]) == (2, "done", office.space.name)
 
         assert office.measured("fairness-race") == {"Successful"}
-        scaled = {c["type"]: c["status"] for c in office.space.get("horizontalpodautoscaler", NAME)["status"]["conditions"]}
-        assert scaled["ScalingActive"] == "True", scaled
+        wait(lambda: office.scaling().get("ScalingActive") == "True", "the autoscaler has figures of the new pods")
 
         office.approve(bad)
         refused = office.ask("promote", bad, "--reason", "approves everybody")
