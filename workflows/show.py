@@ -43,6 +43,11 @@ def warnings_to_terminal() -> None:
     )
 
 
+def utc(at: str) -> str:
+    """A moment as records have it, for a person: to the second."""
+    return f"{at[:19].replace('T', ' ')} UTC"
+
+
 def answer(value: Any) -> None:
     """JSON for programs, one object."""
     print(json.dumps(value, indent=2, sort_keys=True))

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 from rich.text import Text
 
-from workflows.show import answer
+from workflows.show import answer, utc
 
 if TYPE_CHECKING:
     from workflows.serve.chain import Batch, Said
@@ -56,7 +56,7 @@ def logs(found: Mapping[str, Sequence[Said]], *, as_json: bool) -> None:
             for finding in s.findings:
                 console.print(f"  {finding}", style="red")
             for b in s.recovered:
-                console.print(f"  taken up after a kill: {_numbers(b)}, signed {b.at[:19].replace('T', ' ')} UTC; {UNSURE}", style="yellow")
+                console.print(f"  taken up after a kill: {_numbers(b)}, signed {utc(b.at)}; {UNSURE}", style="yellow")
 
 
 def _chain(said: Said) -> dict[str, object]:

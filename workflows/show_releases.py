@@ -19,7 +19,7 @@ from workflows.promote.policy import Policies
 from workflows.promote.promoting import Looked, Promoted, release_file
 from workflows.prove.approval import Approval
 from workflows.prove.release import Release, State, Variant
-from workflows.show import answer
+from workflows.show import answer, utc
 
 SHORT = 12
 STYLE = {"done": "green", "begun": "yellow", "failed": "bold red", "aborted": "bold red"}
@@ -42,7 +42,7 @@ def draft(drafted: Draft, policies: Policies, *, quiet: bool) -> None:
         ("root", a.root),
         ("submitted", f"by {drafted.evidence.submitter}" if drafted.evidence.submitter else "nobody says by whom"),
         ("for", a.environment),
-        ("until", a.expires[:19].replace("T", " ") + " UTC"),
+        ("until", utc(a.expires)),
         ("your key", f"{a.by} ({policies.name_of(a.by)})"),
         ("as", ", ".join(drafted.roles) or "no role that is asked for"),
         ("comment", a.comment or "none"),
@@ -191,7 +191,7 @@ def _print_entry(
     b, e = entry.begun, entry.ended
     state = str(e.state if e else State.BEGUN)
     head = Text.assemble((f"{b.environment} {b.sequence}", "bold"), f"  {b.kind:<9}  ", (state, STYLE[state]))
-    console.print(Text.assemble(head, f"  {(e.at if e else b.at)[:19].replace('T', ' ')} UTC", mark))
+    console.print(Text.assemble(head, f"  {utc(e.at if e else b.at)}", mark))
     for v in b.variants:
         share = "in shadow" if v.shadow else f"{v.share:.0%}"
         console.print(f"  {v.name:<10} {share:<9} {v.run}  model {v.model[:SHORT]}  root {v.root[:SHORT]}")

@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 from ruamel.yaml import YAML
 
+from tests.cluster.test_following import node, workflow
 from tests.conftest import ROOT
 from tests.promote.world import PRIVATE, SIGNERS, Office, because, failing, members, office, raw, run_in
-from workflows.cluster import reading
 from workflows.cluster.interface import Progress
 from workflows.errors import BadInput, GateRefused, NotVerified
 from workflows.promote import __main__ as program
@@ -197,13 +197,10 @@ def test_shares_that_cannot_be_meant(challenger: str | None, share: float) -> No
         asked_of("a", challenger, share)
 
 
-def ended(workflow: str, **outputs: str) -> Progress:
+def ended(uid: str, **outputs: str) -> Progress:
     """A workflow of the promoter that succeeded, as the cluster tells of it."""
-    parameters = [{"name": k, "value": v} for k, v in outputs.items()]
-    nodes = {"wf-release": {"id": "wf-release", "displayName": "release", "type": "Pod", "phase": "Succeeded"}}
-    nodes["wf-release"]["outputs"] = {"parameters": parameters}  # type: ignore[assignment]
-    about = {"name": "promote-0123456789ab-1", "namespace": "prod", "resourceVersion": "7", "uid": workflow}
-    return reading.progress({"metadata": about, "spec": {}, "status": {"phase": "Succeeded", "nodes": nodes}})
+    put_out = {"parameters": [{"name": k, "value": v} for k, v in outputs.items()]}
+    return workflow(node("release", "Succeeded", outputs=put_out), phase="Succeeded", uid=uid)
 
 
 def test_who_waited_is_told_of_their_own_release_and_not_of_the_newest(tmp_path: Path) -> None:

@@ -201,7 +201,12 @@ def only_pipeline(desk: Desk) -> str:
 def holder_here() -> str:
     """This process, for whoever wonders later whether it is still at it. In a workflow: the workflow, whose pods may be many."""
     workflow = os.environ.get("COUNTERSIGN_WORKFLOW")
-    return f"{WORKFLOW}{workflow}" if workflow else f"{platform.node()} process {os.getpid()}"
+    return holder_of(workflow) if workflow else f"{platform.node()} process {os.getpid()}"
+
+
+def holder_of(workflow: str) -> str:
+    """A workflow, by its uid."""
+    return f"{WORKFLOW}{workflow}"
 
 
 def asked_of(run: str, challenger: str | None, share: float) -> list[Asked]:

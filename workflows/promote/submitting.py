@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from workflows.cluster.interface import ENVIRONMENT, Phase, Progress, Submission, Submitted, Workflows
 from workflows.errors import BadInput, NotVerified, Problem
 from workflows.promote.ledger import Entry
-from workflows.promote.promoting import WORKFLOW, Promoted
+from workflows.promote.promoting import Promoted, holder_of
 from workflows.prove import canonical, digest
 
 PROMOTE, ROLLBACK = "promote", "rollback"
@@ -44,7 +44,7 @@ def came_of(ended: Progress, releases: Sequence[Entry]) -> Promoted:
     if len(found) != 1:
         got = ", ".join(sorted(put_out)) or "none"
         raise NotVerified(Problem(what="the release that the workflow names is not among the environment's", where=ended.name, got=got))
-    return Promoted(entry=found[0], unchanged=found[0].begun.holder != f"{WORKFLOW}{ended.uid}")
+    return Promoted(entry=found[0], unchanged=found[0].begun.holder != holder_of(ended.uid))
 
 
 def _submission(name: str, template: str, environment: str, given: Mapping[str, str]) -> Submission:

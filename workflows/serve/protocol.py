@@ -89,17 +89,18 @@ def applications(asked: Inference, contract: Contract) -> list[dict[str, Any]]:
     rows = subject.shape[0] if subject else 0
     if not 1 <= rows <= MOST_ROWS:
         problems.append(Wrong(where="inputs.subject", what="missing, or too many rows", expected=f"1 to {MOST_ROWS} subjects"))
-    problems += [w for t in tensors.values() for w in _misshapen(t, rows, len(contract.features))]
+    flat = {n: _flat(t) for n, t in tensors.items()}
+    problems += [w for n, t in tensors.items() for w in _misshapen(t, flat[n], rows, len(contract.features))]
     wanted = {o.name for o in asked.outputs or ()}
     problems += [
         Wrong(where=f"outputs.{shown(n)}", what="unknown output", expected=", ".join(OUTPUTS)) for n in sorted(wanted - set(OUTPUTS))
     ]
     if problems:
         raise BadApplication(problems)
-    return list(_rows({n: _flat(t) for n, t in tensors.items()}, contract, rows))
+    return list(_rows(flat, contract, rows))
 
 
-def _misshapen(t: Tensor, rows: int, features: int) -> Iterator[Wrong]:
+def _misshapen(t: Tensor, flat: list[Any], rows: int, features: int) -> Iterator[Wrong]:
     expected = [rows, features] if t.name == "features" else [rows]
     where = f"inputs.{shown(t.name)}"
     if t.shape not in (expected, [*expected, 1]):
@@ -107,7 +108,7 @@ def _misshapen(t: Tensor, rows: int, features: int) -> Iterator[Wrong]:
     kinds = {"BYTES"} if t.name == "subject" or t.name.startswith(GROUP) else NUMBERS
     if t.datatype not in kinds:
         yield Wrong(where=where, what="bad datatype", expected=" or ".join(sorted(kinds)), got=shown(t.datatype))
-    flat, wanted = _flat(t), math.prod(expected)
+    wanted = math.prod(expected)
     if any(type(x) is list for x in flat):
         nested = f", or nested as {t.shape}" if len(t.shape) > 1 else ""
         yield Wrong(where=where, what="data is not nested as its shape says", expected=f"{wanted} values in one list{nested}")
@@ -126,11 +127,12 @@ def _rows(given: Mapping[str, list[Any]], contract: Contract, rows: int) -> Iter
     """The rows of tensors that fit one another. Whether a group is one that may be stated, the contract says, as of any application."""
     wide, width = given.get("features"), len(contract.features)
     stated = {n.removeprefix(GROUP): words for n, words in given.items() if n.startswith(GROUP)}
+    narrow = {n: column for n, column in given.items() if n != "subject" and not n.startswith(GROUP)}
     for i in range(rows):
         if wide:
             values = dict(zip((f.name for f in contract.features), wide[i * width : (i + 1) * width], strict=True))
         else:
-            values = {n: x[i] for n, x in given.items() if n != "subject" and not n.startswith(GROUP)}
+            values = {n: column[i] for n, column in narrow.items()}
         groups = {a: words[i] for a, words in stated.items() if words[i] is not None}
         yield {"subject": given["subject"][i], "features": values, **({"groups": groups} if groups else {})}
 
